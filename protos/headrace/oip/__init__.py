@@ -1,0 +1,1 @@
+"""Generated messages of the Open Inference Protocol, and its service under the standard's paths."""

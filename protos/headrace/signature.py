@@ -1,0 +1,227 @@
+"""Signature: the named, typed inputs and outputs of a model, and whether tensors fit them.
+
+A column signature of MLflow becomes one input of shape [-1] per column; a tensor signature keeps
+its names and shapes. The first axis of every tensor counts rows; -1 stands for any size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .datatypes import DATATYPES, Datatype, needs_exact_check, widens
+
+SHOWN_NAMES_MAX = 8
+
+
+class SignatureMismatch(ValueError):
+    """Tensors do not fit a signature; the message names the tensor, the expected, the given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: Its name on the wire.
+        datatype: A key of DATATYPES.
+        shape: Sizes per axis, rows first; -1 is any size.
+        kind: What MLflow calls it: "double", "string", "binary", "datetime", ..., or "tensor".
+        optional: Whether an input may be left out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    kind: str = "tensor"
+    optional: bool = False
+
+    @property
+    def is_column(self) -> bool:
+        """Whether it is a column of a table, one value per row."""
+        return self.kind != "tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """One inference parameter of an MLflow signature, with its default."""
+
+    name: str
+    kind: str
+    default: Any
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A tensor as a caller states it: name, datatype name and shape, without its bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How given tensors fill a signature's inputs.
+
+    Attributes:
+        order: For each input of the signature the index of the given tensor; -1 for an optional
+            input that was left out.
+        rows: The common size of the first axes.
+        exact: Indices of the given tensors whose integers must stay within 2**53.
+    """
+
+    order: tuple[int, ...]
+    rows: int
+    exact: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Inputs, outputs and parameters of a model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    params: tuple[ParamSpec, ...] = ()
+
+    @property
+    def is_batchable(self) -> bool:
+        """Whether every input lets the first axis be of any size."""
+        return all(spec.shape[:1] == (-1,) for spec in self.inputs)
+
+    def fit(self, given: Sequence[Given]) -> Fit:
+        """Match *given* tensors with the inputs, by name.
+
+        Datatypes may be narrower where widening loses nothing. A column takes shape [n] or [n, 1].
+
+        Raises:
+            SignatureMismatch: A tensor is missing, unknown, given twice, of a wrong datatype or
+                shape, or its rows differ from the others'.
+        """
+        index = {tensor.name: i for i, tensor in enumerate(given)}
+        if len(index) != len(given):
+            twice = next(t.name for i, t in enumerate(given) if index[t.name] != i)
+            raise SignatureMismatch(f"input {twice!r} is given twice")
+        known = {spec.name for spec in self.inputs}
+        for tensor in given:
+            if tensor.name not in known:
+                raise SignatureMismatch(
+                    f"unknown input {tensor.name!r}: expected {_names(self.inputs)}"
+                )
+        order: list[int] = []
+        exact: list[int] = []
+        for spec in self.inputs:
+            at = index.get(spec.name, -1)
+            if at >= 0:
+                if _check(spec, given[at]):
+                    exact.append(at)
+            elif not spec.optional:
+                raise SignatureMismatch(
+                    f"missing input {spec.name!r}: expected {_names(self.inputs)}, "
+                    f"got {_names(given)}"
+                )
+            order.append(at)
+        return Fit(tuple(order), common_rows(given), tuple(exact))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict that `from_json` reads back."""
+        return {
+            "inputs": [_spec_json(spec) for spec in self.inputs],
+            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "params": [
+                {
+                    "name": param.name,
+                    "kind": param.kind,
+                    "default": param.default,
+                    "shape": None if param.shape is None else list(param.shape),
+                }
+                for param in self.params
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Signature":
+        """Read what `to_json` wrote."""
+        return cls(
+            inputs=tuple(_spec(item) for item in data["inputs"]),
+            outputs=tuple(_spec(item) for item in data["outputs"]),
+            params=tuple(
+                ParamSpec(
+                    item["name"],
+                    item["kind"],
+                    item["default"],
+                    None if item["shape"] is None else tuple(item["shape"]),
+                )
+                for item in data["params"]
+            ),
+        )
+
+
+def common_rows(given: Sequence[Given]) -> int:
+    """The size that all first axes share; 1 where a tensor has none.
+
+    Raises:
+        SignatureMismatch: There is no tensor, or the sizes differ.
+    """
+    if not given:
+        raise SignatureMismatch("a request needs at least one input, got none")
+    rows = [tensor.shape[0] if tensor.shape else 1 for tensor in given]
+    for tensor, count in zip(given, rows, strict=True):
+        if count != rows[0]:
+            raise SignatureMismatch(
+                f"input {tensor.name!r} has {count} rows, but {given[0].name!r} has {rows[0]}: "
+                "all inputs of a request need the same number of rows"
+            )
+    return rows[0]
+
+
+def _check(spec: TensorSpec, given: Given) -> bool:
+    """Raise unless *given* fits *spec*; tell whether its integers must be checked for exactness."""
+    target = DATATYPES[spec.datatype]
+    source = _datatype(given)
+    if not widens(source, target):
+        raise SignatureMismatch(f"input {spec.name!r}: expected {target.name}, got {source.name}")
+    expected = spec.shape
+    shape = given.shape
+    if spec.is_column and len(shape) == len(expected) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    fits = len(shape) == len(expected) and all(
+        want in (-1, got) for want, got in zip(expected, shape, strict=True)
+    )
+    if not fits:
+        raise SignatureMismatch(
+            f"input {spec.name!r}: expected shape {list(expected)}, got {list(given.shape)}"
+        )
+    return needs_exact_check(source, target)
+
+
+def _datatype(given: Given) -> Datatype:
+    found = DATATYPES.get(given.datatype)
+    if found is None:
+        raise SignatureMismatch(
+            f"input {given.name!r}: unknown datatype {given.datatype!r}, expected one of "
+            f"{', '.join(DATATYPES)}"
+        )
+    return found
+
+
+def _names(specs: Sequence[TensorSpec] | Sequence[Given]) -> str:
+    shown = ", ".join(repr(spec.name) for spec in specs[:SHOWN_NAMES_MAX])
+    more = len(specs) - SHOWN_NAMES_MAX
+    return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
+
+
+def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "datatype": spec.datatype,
+        "shape": list(spec.shape),
+        "kind": spec.kind,
+        "optional": spec.optional,
+    }
+
+
+def _spec(item: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        item["name"], item["datatype"], tuple(item["shape"]), item["kind"], item["optional"]
+    )

@@ -1,0 +1,21 @@
+"""Adapters: one file per MLflow flavor key."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from .base import Adapter, Artifact, LoadError
+
+
+def adapter_of(flavor: str) -> type[Adapter]:
+    """The adapter class for an MLflow *flavor* key, such as "sklearn".
+
+    Raises:
+        LoadError: No adapter serves that flavor.
+    """
+    if not flavor.isidentifier() or find_spec(f"{__name__}.{flavor}") is None or flavor == "base":
+        raise LoadError(f"the flavor {flavor!r} has no adapter")
+    found: type[Adapter] = import_module(f"{__name__}.{flavor}").ADAPTER
+    return found
+
+
+__all__ = ["Adapter", "Artifact", "LoadError", "adapter_of"]

@@ -1,0 +1,24 @@
+"""Devices: the only part of a worker that knows hardware."""
+
+from .base import Device, DeviceUnavailable
+
+
+def open_device(name: str, threads: int = 1) -> Device:
+    """The device called *name*: "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceUnavailable: This machine or its frameworks have no such device.
+    """
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        from .cpu import CpuDevice
+
+        return CpuDevice(threads)
+    if kind == "cuda" and (index.isdigit() or not index):
+        from .cuda import CudaDevice
+
+        return CudaDevice(int(index or 0))
+    raise DeviceUnavailable(f"unknown device {name!r}: expected cpu, cuda or cuda:N")
+
+
+__all__ = ["Device", "DeviceUnavailable", "open_device"]

@@ -1,0 +1,130 @@
+"""Errors: everything that can go wrong with a request or a model, and the status it becomes.
+
+    HeadraceError                  code
+      InvalidRequest               INVALID_ARGUMENT     the caller must change the request
+      ModelNotFound                NOT_FOUND            no such model, version or alias is served
+      ModelUnavailable             FAILED_PRECONDITION  failed or unloaded: an operator must act
+      ModelLoading                 UNAVAILABLE          retry later
+      Draining                     UNAVAILABLE          retry elsewhere
+      InstanceLost                 UNAVAILABLE          the worker died, twice; retry
+      RegistryUnavailable          UNAVAILABLE          the registry does not answer; retry
+      LoadFailed                   FAILED_PRECONDITION  a model cannot be loaded, and why
+      ResourceExhausted            RESOURCE_EXHAUSTED   queue, message or arena is full
+      DeadlinePassed               DEADLINE_EXCEEDED
+      Cancelled                    CANCELLED            the caller left
+      ModelFailed                  INTERNAL             the model raised; never its traceback
+      InternalError                INTERNAL             our own bug; the log has the error id
+
+`code` is the name of a gRPC status, so that nothing below the transport imports grpc. `reason` is
+the value of the metric's label.
+"""
+
+from typing import ClassVar
+
+# A message longer than this is cut: it travels in HTTP/2 headers.
+MESSAGE_CHARS_MAX = 1000
+
+
+class HeadraceError(Exception):
+    """Root of all errors that reach a caller."""
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "internal"
+
+    @property
+    def message(self) -> str:
+        """The sentence for the caller, bounded in length."""
+        text = str(self)
+        return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[: MESSAGE_CHARS_MAX - 4]} ..."
+
+
+class InvalidRequest(HeadraceError):
+    """The request can never be served as it is."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "invalid"
+
+
+class ModelNotFound(HeadraceError):
+    """No model, version or alias of that name is served."""
+
+    code = "NOT_FOUND"
+    reason = "not_found"
+
+
+class ModelUnavailable(HeadraceError):
+    """The model is known but failed to load or was unloaded."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "unavailable"
+
+
+class ModelLoading(HeadraceError):
+    """The model is still on its way."""
+
+    code = "UNAVAILABLE"
+    reason = "loading"
+
+
+class Draining(HeadraceError):
+    """The daemon is about to end and takes no new requests."""
+
+    code = "UNAVAILABLE"
+    reason = "draining"
+
+
+class InstanceLost(HeadraceError):
+    """The worker that ran the batch died or stopped answering; running it again is safe."""
+
+    code = "UNAVAILABLE"
+    reason = "worker_lost"
+
+
+class RegistryUnavailable(HeadraceError):
+    """The model registry does not answer."""
+
+    code = "UNAVAILABLE"
+    reason = "registry"
+
+
+class LoadFailed(HeadraceError):
+    """A model cannot be loaded; the message says why."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "load"
+
+
+class ResourceExhausted(HeadraceError):
+    """A queue, the arena or a message limit is full; retry with backoff, or send less."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "exhausted"
+
+
+class DeadlinePassed(HeadraceError):
+    """The caller's deadline passed before the answer."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "deadline"
+
+
+class Cancelled(HeadraceError):
+    """The caller left before the answer."""
+
+    code = "CANCELLED"
+    reason = "cancelled"
+
+
+class ModelFailed(HeadraceError):
+    """The model raised: the exception's type and message, never its traceback, paths or data."""
+
+    code = "INTERNAL"
+    reason = "model"
+
+
+class InternalError(HeadraceError):
+    """A fault of headrace's own; the log holds the traceback under the error id."""
+
+
+class UsageError(Exception):
+    """A person's mistake on the command line or in the settings: one sentence, no traceback."""
