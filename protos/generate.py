@@ -60,7 +60,8 @@ def _reflection_descriptors(target: Path) -> bytes:
 
 def _rename(message: object) -> None:
     for field in message.field:  # type: ignore[attr-defined]
-        field.type_name = _standard(field.type_name)
+        if field.type_name:
+            field.type_name = _standard(field.type_name)
     for nested in message.nested_type:  # type: ignore[attr-defined]
         _rename(nested)
 

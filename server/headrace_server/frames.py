@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .types import Instants
+
 # SEQPACKET refuses packets above the socket's send buffer (212 992 bytes by default) with EMSGSIZE.
 PACKET_BYTES_MAX = 128 * 1024
 FDS_MAX = 16
@@ -268,15 +270,6 @@ class RunFrame:
             name, at = _unpack_name(body, at)
             outputs.append(name)
         return cls(batch, instance, rows, tuple(inputs), tuple(outputs), out_offset, out_bytes)
-
-
-class Instants(NamedTuple):
-    """When a batch passed the worker's steps: CLOCK_MONOTONIC in nanoseconds."""
-
-    received: int
-    staged: int
-    computed: int
-    finished: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,115 @@
+"""Command line: what a person types. Imports what a command needs when the command runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from . import VERSION
+from .errors import UsageError
+
+app = typer.Typer(
+    name="headrace",
+    help="Serve MLflow models over gRPC, fast.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_EXIT_USAGE = 2
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Serve MLflow models over gRPC, fast."""
+    if version:
+        print(f"headrace {VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]URI...",
+            help="Models to serve: models:/iris@champion, models:/iris/3, models:/iris/latest, "
+            "models:/m-ID, runs:/ID/NAME or a directory. None: every registered model, by its "
+            "alias champion, else its latest version.",
+        ),
+    ] = None,
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            help="Where the registry is. Default: $MLFLOW_TRACKING_URI, else mlflow.db here."
+        ),
+    ] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 for any.")] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of /metrics; 0 for any.")
+    ] = 8002,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME.SETTING=VALUE", help="As in iris.rows_max=8."),
+    ] = None,
+) -> None:
+    """Load models and serve them until SIGTERM or Ctrl-C.
+
+    Examples: `headrace serve` | `headrace serve models:/iris@champion --port 9000` |
+    `headrace serve flowers=models:/iris/3 --set flowers.rows_max=16`
+    """
+    _require_server()
+    from . import daemon
+    from .settings import (
+        ServerSettings,
+        absolute_tracking_uri,
+        check_device,
+        default_cache_dir,
+        parse_overrides,
+    )
+
+    settings = ServerSettings(
+        models=tuple(models or ()),
+        tracking_uri=absolute_tracking_uri(tracking_uri),
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        device=check_device(device),
+        cache_dir=default_cache_dir(),
+        overrides=parse_overrides(overrides or ()),
+    )
+    raise typer.Exit(daemon.run(settings))
+
+
+def _require_server() -> None:
+    """Say how to get the daemon where only the client was installed."""
+    from importlib.util import find_spec
+
+    missing = [
+        name
+        for name in ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
+        if find_spec(name) is None
+    ]
+    if missing:
+        raise UsageError(
+            f"serving needs packages that are not installed ({', '.join(missing)}): "
+            'pip install "headrace[server]"'
+        )
+
+
+def main() -> None:
+    """Entry point of `headrace`: a person's mistake is one sentence and exit status 2."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        sys.exit(_EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    main()

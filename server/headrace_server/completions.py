@@ -1,0 +1,122 @@
+"""Completions: the thread that waits on all sockets of our processes and on the next instant.
+
+Callbacks run on that thread, one after another; they must not block on anything but the lock of
+their own scheduler. What they raise is logged and never stops the thread.
+"""
+
+import math
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+# epoll counts in whole milliseconds; below this many seconds the finer select is used.
+_FINE_S = 0.005
+
+_log = structlog.get_logger("headrace")
+
+
+class Timed(Protocol):
+    """Something that wants to be told when an instant has come."""
+
+    @property
+    def wake_at(self) -> float:
+        """The next instant (seconds, monotonic clock); infinity for none."""
+
+    def on_time(self, now: float) -> None:
+        """Called once `wake_at` is not later than *now*."""
+
+
+class Completions:
+    """One waiting thread. `watch`, `follow` and `wake` are safe from any thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._event, select.EPOLLIN)
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        # Replaced as a whole, never changed in place: the thread reads it without a lock.
+        self._timed: tuple[Timed, ...] = ()
+        self._lock = threading.Lock()
+        self._sleeps_until = math.inf
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="completions", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call *callback* whenever *fd* can be read, or its peer is gone."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching; before *fd* is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def follow(self, timed: Timed) -> None:
+        """Tell *timed* whenever its instant has come."""
+        with self._lock:
+            self._timed = (*self._timed, timed)
+        self.wake()
+
+    def unfollow(self, timed: Timed) -> None:
+        """Stop telling it."""
+        with self._lock:
+            self._timed = tuple(item for item in self._timed if item is not timed)
+
+    def expect(self, at: float) -> None:
+        """Make sure that the thread is awake at *at*."""
+        if at < self._sleeps_until:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the thread look at all instants anew."""
+        os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        self._is_closing = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._epoll.close()
+        os.close(self._event)
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._sleeps_until = min((timed.wake_at for timed in self._timed), default=math.inf)
+            for fd in self._wait(self._sleeps_until):
+                if fd == self._event:
+                    os.eventfd_read(self._event)
+                elif (callback := self._callbacks.get(fd)) is not None:
+                    _guarded(callback)
+            # Awake: whoever notes an earlier instant need not wake us.
+            self._sleeps_until = -math.inf
+            now = time.monotonic()
+            for timed in self._timed:
+                if timed.wake_at <= now:
+                    _guarded(partial(timed.on_time, now))
+
+    def _wait(self, until: float) -> list[int]:
+        if until == math.inf:
+            return [fd for fd, _ in self._epoll.poll()]
+        left_s = max(until - time.monotonic(), 0.0)
+        if left_s < _FINE_S:
+            select.select([self._epoll.fileno()], [], [], left_s)
+            left_s = 0.0
+        return [fd for fd, _ in self._epoll.poll(left_s)]
+
+
+def _guarded(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:  # noqa: BLE001 - this thread must outlive any single fault.
+        _log.exception("completions_callback_failed")

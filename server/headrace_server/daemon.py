@@ -1,0 +1,266 @@
+"""Daemon: builds the house, keeps it until a signal comes, and takes it down in order."""
+
+import gc
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import TypeVar
+
+import structlog
+
+from . import VERSION, logs
+from .completions import Completions
+from .control import ControlLoop
+from .errors import HeadraceError, UsageError
+from .instances.pool import WorkerPool
+from .instances.process import Spawner
+from .metrics import Metrics
+from .repository.librarian import Librarian
+from .repository.repository import Repository
+from .service import Service
+from .settings import ServerSettings
+from .transport.grpcio import GrpcioTransport
+from .transport.native import NativeTransport
+
+# How long accepted requests may take once the daemon was asked to end (seconds).
+DRAIN_S = 30.0
+# Models that are fetched and started at the same time.
+_LOADS_AT_ONCE = 4
+
+_NVIDIA = "/proc/driver/nvidia/gpus"
+
+_log = structlog.get_logger("headrace")
+
+Result = TypeVar("Result")
+
+
+def run(settings: ServerSettings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Raises:
+        UsageError: An address cannot be bound, or a model's URI stands for nothing.
+    """
+    logs.configure()
+    stop = _stop_signal()
+    daemon = Daemon(settings)
+    try:
+        daemon.start()
+        stop.wait()
+        _log.info("draining")
+    finally:
+        daemon.close()
+    _log.info("stopped")
+    return 0
+
+
+class Daemon:
+    """Everything that serves, and the order in which it comes and goes."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._closers: list[Callable[[], object]] = []
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Resolve the start-up models, take calls, and load the models in the background."""
+        settings = self._settings
+        try:
+            wanted = self._repository.resolve(settings.models)
+        except HeadraceError as error:
+            raise UsageError(str(error)) from None
+        if not wanted:
+            raise UsageError(
+                f"the registry at {settings.tracking_uri} holds no model version to serve: "
+                "register one, or name a model's URI"
+            )
+        unknown = {name for name, _, _ in settings.overrides} - {item.name for item in wanted}
+        if unknown:
+            raise UsageError(
+                f"--set names {min(unknown)!r}, but served are "
+                f"{', '.join(item.name for item in wanted)}"
+            )
+        models = [self._repository.announce(item) for item in wanted]
+        self._control.run(self._grpcio.start())
+        if self._native is not None:
+            self._native.start()
+        _log.info(
+            "listening",
+            version=VERSION,
+            address=_address(settings.host, self._port),
+            port=self._port,
+            metrics_port=self._metrics_port,
+            transport="grpcio" if self._native is None else "native",
+            models=[item.name for item in wanted],
+            pid=os.getpid(),
+        )
+        loads = ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="loader")
+        self._closers.append(lambda: loads.shutdown(wait=False, cancel_futures=True))
+
+        def load_all() -> None:
+            sources = [item.resolved.source for item in wanted]
+            list(loads.map(self._repository.load, models, sources))
+            # What lives now lives long: the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
+            ready = [model.name for model in models if model.is_ready]
+            event = "ready" if ready else "not_ready"
+            _log.info(event, models=ready, failed=sorted({m.name for m in models} - set(ready)))
+
+        threading.Thread(target=load_all, name="startup", daemon=True).start()
+
+    def close(self) -> None:
+        """Drain, then take everything down, last built first."""
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except Exception:  # noqa: BLE001 - the rest must still go.
+                _log.exception("close_failed")
+
+    def _build(self) -> None:
+        settings, closers = self._settings, self._closers
+        spawner = Spawner()
+        closers.append(spawner.close)
+        completions = Completions()
+        completions.start()
+        closers.append(completions.close)
+        librarian = Librarian(
+            spawner,
+            completions,
+            tracking_uri=settings.tracking_uri,
+            cache_dir=settings.cache_dir,
+        )
+        closers.append(librarian.close)
+        librarian.start()
+        pool = WorkerPool(
+            spawner,
+            completions,
+            arena_bytes_max=settings.arena_bytes_max,
+            cpu_workers_max=_cpu_workers(len(settings.models)),
+        )
+        closers.append(pool.close)
+        self._repository = Repository(
+            librarian,
+            pool,
+            completions,
+            settings_of=settings.for_model,
+            device=_default_device(settings.device),
+        )
+        service = Service(self._repository, queue_bytes_max=settings.queue_bytes_max)
+        metrics = Metrics(self._repository, pool)
+        self._metrics_port = _bound(
+            "metrics", lambda: metrics.start(settings.host, settings.metrics_port)
+        )
+        closers.append(metrics.close)
+        self._control = ControlLoop()
+        closers.append(self._control.close)
+        self._listen(service, metrics)
+
+    def _listen(self, service: Service, metrics: Metrics) -> None:
+        """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
+        settings, closers, control = self._settings, self._closers, self._control
+
+        async def make_grpcio() -> GrpcioTransport:
+            return GrpcioTransport(
+                service, message_bytes_max=settings.message_bytes_max, on_failure=metrics.refuse
+            )
+
+        self._grpcio = control.run(make_grpcio())
+        closers.append(lambda: control.run(self._grpcio.close(1.0)))
+        self._native: NativeTransport | None = None
+        if _is_native(settings):
+            # An abstract socket: no file that could stay behind after kill -9.
+            name = f"headrace-{os.getpid()}-{secrets.token_hex(8)}"
+            self._grpcio.bind(f"unix-abstract:{name}")
+            self._native = _bound(
+                "port",
+                lambda: NativeTransport(
+                    service,
+                    _address(settings.host, settings.port),
+                    fallback=f"\0{name}",
+                    message_bytes_max=settings.message_bytes_max,
+                    on_failure=metrics.refuse,
+                ),
+            )
+            closers.append(self._native.close)
+            self._port = self._native.port
+        else:
+            self._port = _bound(
+                "port", lambda: self._grpcio.bind(_address(settings.host, settings.port))
+            )
+        self._repository.watch(lambda: control.post(self._grpcio.show_readiness()))
+        closers.append(lambda: self._repository.close(DRAIN_S))
+        closers.append(self._refuse_new)
+
+    def _refuse_new(self) -> None:
+        self._grpcio.drain()
+        if self._native is not None:
+            self._native.drain()
+        self._control.run(self._grpcio.show_readiness())
+
+
+def _stop_signal() -> threading.Event:
+    """Set by the first SIGTERM or SIGINT; the second ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return stop
+
+
+def _bound(what: str, bind: Callable[[], Result]) -> Result:
+    try:
+        return bind()
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"cannot listen on the {what}: {error}") from error
+
+
+def _is_native(settings: ServerSettings) -> bool:
+    """Whether the native listener is safe here: it has no TLS and buffers messages of any size."""
+    if settings.transport == "auto":
+        return settings.trusted_network or _is_loopback(settings.host)
+    return settings.transport == "native"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UsageError(f"host {host!r} has no address: {error}") from error
+    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _cpu_workers(models: int) -> int:
+    """Workers on the CPU: one per core, but no more than there are models to share the cores."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, models) if models else cores
+
+
+def _default_device(asked: str) -> str:
+    """The device for models that name none; "auto" stays so only where there is a GPU."""
+    if asked == "auto":
+        has_gpu = os.path.isdir(_NVIDIA) and os.listdir(_NVIDIA)
+        return "auto" if has_gpu else "cpu"
+    return "cuda:0" if asked == "cuda" else asked

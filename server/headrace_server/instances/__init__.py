@@ -1,0 +1,1 @@
+"""Instances: worker processes, and the model instances that run in them."""

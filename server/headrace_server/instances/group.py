@@ -1,0 +1,241 @@
+"""InstanceGroup: the instances of one model version, their slots, and a batch's way through one.
+
+A slot is room for one batch in an instance's arena: an input side that the daemon writes and an
+output side that the worker writes. `take`, `release`, `mark_up` and `mark_down` belong to the
+scheduler and are called under its lock; `execute` runs outside it, on a slot that is taken.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headrace.datatypes import BY_CODE, BYTES
+from headrace.tensors import element_offsets
+
+from ..arena import Region, aligned
+from ..errors import HeadraceError
+from ..frames import DoneFrame, Frame, RunFrame, TensorRef
+from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part
+from .worker import LoadedInstance, Worker
+
+# Up to this size a piece is cheaper to join with others than to copy through a view of its own.
+_JOIN_BYTES_MAX = 4096
+# Up to this size outputs are copied out at once, which frees the slot before answers are encoded.
+DETACH_BYTES_MAX = 256 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Room for one batch. Whoever took it owns it until it is released."""
+
+    instance: "Instance"
+    inputs: Region | None = None
+    outputs: Region | None = None
+    outputs_bytes_wanted: int = 0
+
+
+class Instance:
+    """One instance in a worker, with its slots."""
+
+    def __init__(self, worker: Worker, loaded: LoadedInstance, slots: int, out_bytes: int) -> None:
+        self.worker = worker
+        self.loaded = loaded
+        self.slots = [Slot(self, outputs_bytes_wanted=out_bytes) for _ in range(slots)]
+        self.free: list[Slot] = []
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A batch in flight: where its outcome goes."""
+
+    group: "InstanceGroup"
+    batch: Batch
+    slot: Slot
+    on_outcome: Callable[[Batch, Slot, Outcome], None]
+
+    def land(self, done: DoneFrame, frame: Frame) -> None:
+        """See `worker.Flight`."""
+        self.on_outcome(
+            self.batch, self.slot, self.group.collect(self.batch, self.slot, done, frame)
+        )
+
+    def crash(self, error: HeadraceError) -> None:
+        """See `worker.Flight`."""
+        self.on_outcome(self.batch, self.slot, Outcome(error=error))
+
+
+class InstanceGroup:
+    """The instances of one model version."""
+
+    def __init__(self, model: tuple[str, str], instances: Sequence[Instance]) -> None:
+        self.model = model
+        self._instances = list(instances)
+        for instance in self._instances:
+            if instance.loaded.is_up:
+                self.mark_up(instance)
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """All instances, up or not."""
+        return self._instances
+
+    @property
+    def up_count(self) -> int:
+        """Instances that are up."""
+        return sum(instance.loaded.is_up for instance in self._instances)
+
+    def take_nowait(self) -> Slot | None:
+        """A free slot, of the instance that has most of them; None when all are busy."""
+        instances = self._instances
+        best = instances[0] if len(instances) == 1 else max(instances, key=lambda i: len(i.free))
+        return best.free.pop() if best.free else None
+
+    def release(self, slot: Slot) -> None:
+        """Hand back a slot; one of an instance that is down comes back with `mark_up`."""
+        if slot.instance.loaded.is_up and slot not in slot.instance.free:
+            slot.instance.free.append(slot)
+
+    def mark_up(self, instance: Instance) -> None:
+        """A worker has the instance loaded, and none of its slots in use."""
+        instance.free = list(instance.slots)
+
+    def mark_down(self, instance: Instance) -> None:
+        """The instance's worker is gone."""
+        instance.free = []
+
+    def execute(
+        self, batch: Batch, slot: Slot, on_outcome: Callable[[Batch, Slot, Outcome], None]
+    ) -> None:
+        """Gather the rows of *batch* into *slot* and send it; *on_outcome* hears of its end once.
+
+        Raises:
+            ResourceExhausted: The arena is full; *on_outcome* hears nothing.
+            InstanceLost: The worker is gone; *on_outcome* hears nothing.
+        """
+        worker = slot.instance.worker
+        inputs = self._gather(batch, slot)
+        slot.outputs = _fit(worker, slot.outputs, slot.outputs_bytes_wanted)
+        run = RunFrame(
+            worker.next_batch(),
+            slot.instance.loaded.number,
+            batch.rows,
+            inputs,
+            batch.key.outputs,
+            slot.outputs.offset,
+            slot.outputs.nbytes,
+        )
+        worker.run(run, _Flight(self, batch, slot, on_outcome))
+
+    def collect(self, batch: Batch, slot: Slot, done: DoneFrame, frame: Frame) -> Outcome:
+        """The outputs of a batch that came back."""
+        if frame.fds:
+            memory = _map_all(frame.fds)
+            total = memory.nbytes
+            # What overflowed once will again: the slot's output side grows before its next batch.
+            slot.outputs_bytes_wanted = max(slot.outputs_bytes_wanted, 2 * total)
+        else:
+            memory = slot.instance.worker.arena.memory
+            total = sum(ref.nbytes for ref in done.outputs)
+        is_detached = bool(frame.fds) or total <= DETACH_BYTES_MAX
+        tensors = tuple(
+            _output(ref, memory, is_copied=is_detached and not frame.fds) for ref in done.outputs
+        )
+        return Outcome(
+            Outputs(self.model, tensors, batch.rows),
+            instants=done.instants,
+            is_detached=is_detached,
+            overflowed=bool(frame.fds),
+        )
+
+    def close(self) -> None:
+        """Unload every instance and free its slots."""
+        for instance in self._instances:
+            instance.worker.unload(instance.loaded)
+            for slot in instance.slots:
+                for region in (slot.inputs, slot.outputs):
+                    if region is not None:
+                        instance.worker.give_region(region)
+                slot.inputs = slot.outputs = None
+
+    def _gather(self, batch: Batch, slot: Slot) -> tuple[TensorRef, ...]:
+        """Write all rows into the slot's input side: the one copy of request data."""
+        columns = [_pieces(batch, index, layout) for index, layout in enumerate(batch.key.inputs)]
+        sizes = [sum(map(len, pieces)) for pieces in columns]
+        worker = slot.instance.worker
+        slot.inputs = _fit(worker, slot.inputs, sum(map(aligned, sizes)))
+        memory = worker.arena.memory
+        at = slot.inputs.offset
+        refs = []
+        for layout, pieces, nbytes in zip(batch.key.inputs, columns, sizes, strict=True):
+            _write(memory, at, pieces, nbytes)
+            shape = layout.row_shape if batch.key.is_scalar else (batch.rows, *layout.row_shape)
+            refs.append(TensorRef(layout.name, layout.datatype.code, shape, at, nbytes))
+            at += aligned(nbytes)
+        return tuple(refs)
+
+
+def _pieces(batch: Batch, index: int, layout: InputLayout) -> list[Buffer]:
+    """The bytes that each part of the batch adds to input *index*."""
+    if not batch.is_split:
+        return [part.request.tensors[index] for part in batch.parts]
+    return [_rows(part, index, layout) for part in batch.parts]
+
+
+def _rows(part: Part, index: int, layout: InputLayout) -> Buffer:
+    request = part.request
+    data = request.tensors[index]
+    if part.start == 0 and part.stop == request.rows:
+        return data
+    if layout.datatype is not BYTES:
+        return data[part.start * layout.row_bytes : part.stop * layout.row_bytes]
+    if request.row_starts is None:
+        request.row_starts = {}
+    starts = request.row_starts.get(index)
+    if starts is None:
+        per_row = int(np.prod(layout.row_shape, dtype=np.int64))
+        starts = element_offsets(data, request.rows * per_row)[::per_row]
+        request.row_starts[index] = starts
+    return data[starts[part.start] : starts[part.stop]]
+
+
+def _write(memory: memoryview, at: int, pieces: Sequence[Buffer], nbytes: int) -> None:
+    if nbytes <= _JOIN_BYTES_MAX * len(pieces):
+        memory[at : at + nbytes] = b"".join(pieces)
+        return
+    for piece in pieces:
+        end = at + len(piece)
+        memory[at:end] = piece
+        at = end
+
+
+def _fit(worker: Worker, region: Region | None, nbytes: int) -> Region:
+    """*region*, or a larger one in its place when it has less than *nbytes*."""
+    if region is not None and region.nbytes >= nbytes:
+        return region
+    # Twice of what is asked: batches grow under load, and untouched pages cost nothing.
+    larger = worker.take_region(2 * nbytes)
+    if region is not None:
+        worker.give_region(region)
+    return larger
+
+
+def _output(ref: TensorRef, memory: memoryview, *, is_copied: bool) -> OutputTensor:
+    view: Buffer = memory[ref.offset : ref.offset + ref.nbytes]
+    starts = None
+    if ref.row_ends:
+        rows = ref.shape[0] if ref.shape else 1
+        starts = struct.unpack_from(f"<{rows + 1}Q", memory, ref.row_ends)
+    data = bytes(view) if is_copied else view
+    return OutputTensor(ref.name, BY_CODE[ref.code], ref.shape, data, starts)
+
+
+def _map_all(fds: Sequence[int]) -> memoryview:
+    """The memory behind the one descriptor that carries outputs."""
+    memory = memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
+    for fd in fds:
+        os.close(fd)
+    return memory

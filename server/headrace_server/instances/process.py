@@ -1,0 +1,133 @@
+"""Process: starting our child processes, and talking to them over one socket each.
+
+Children are spawned from one permanent thread: a child's parent-death signal fires when the thread
+that spawned it ends, not when the process does.
+"""
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from ..completions import Completions
+from ..frames import Frame, FrameSocket, Kind
+
+# Frames taken from one socket before the others get their turn.
+_BURST_MAX = 64
+_EXIT_S_MAX = 5.0
+
+
+class Spawner:
+    """The permanent thread from which all children are spawned."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[
+            tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]] | None
+        ] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="spawner", daemon=True)
+        self._thread.start()
+
+    def spawn(
+        self, module: str, arguments: Sequence[str], fd: int, environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m module --fd FD --parent PID arguments...` with *fd* inherited."""
+
+        def start() -> subprocess.Popen[bytes]:
+            # -P: the directory we were started in must not shadow a module of the child's.
+            command = [sys.executable, "-P", "-m", module]
+            command += ["--fd", str(fd), "--parent", str(os.getpid())]
+            return subprocess.Popen(
+                [*command, *arguments],
+                pass_fds=(fd,),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+        future: Future[subprocess.Popen[bytes]] = Future()
+        self._jobs.put((start, future))
+        return future.result()
+
+    def close(self) -> None:
+        """End the thread; children that still live get their parent-death signal."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            start, future = job
+            try:
+                future.set_result(start())
+            except OSError as error:
+                future.set_exception(error)
+
+
+class Process:
+    """One child and our end of its socket.
+
+    Frames arrive on the completions thread, at *on_frame*; the end of the process at *on_end*,
+    once, after its last frame.
+    """
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        completions: Completions,
+        module: str,
+        arguments: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        *,
+        on_frame: Callable[[Frame], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._completions = completions
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._socket, theirs = FrameSocket.pair()
+        with theirs:
+            self._popen = spawner.spawn(module, arguments, theirs.fileno(), environment or {})
+        self.pid = self._popen.pid
+        completions.watch(self._socket.fileno(), self._on_readable)
+
+    def send(self, kind: Kind, body: bytes, fds: Sequence[int] = ()) -> None:
+        """Send a frame.
+
+        Raises:
+            OSError: The process is gone.
+        """
+        self._socket.send(kind, body, fds)
+
+    def send_json(self, kind: Kind, body: object, fds: Sequence[int] = ()) -> None:
+        """Send a JSON frame; see `send`."""
+        self._socket.send_json(kind, body, fds)
+
+    def stop(self) -> None:
+        """End the process: it sees the end of its socket; what lingers is killed. Waits for it."""
+        self._socket.shutdown()
+        try:
+            self._popen.wait(_EXIT_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> int:
+        """Kill the process if it still runs, and wait; its exit code."""
+        self._popen.kill()
+        return self._popen.wait()
+
+    def _on_readable(self) -> None:
+        for _ in range(_BURST_MAX):
+            try:
+                frame = self._socket.recv_nowait()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                frame = None
+            if frame is None:
+                self._completions.unwatch(self._socket.fileno())
+                self._socket.close()
+                self._on_end()
+                return
+            self._on_frame(frame)

@@ -1,0 +1,265 @@
+"""Worker: the daemon's end of one worker process, which may be replaced while it lives on.
+
+It owns the arena, knows which batches are in flight and which instances were loaded. When the
+process ends, whatever is in flight comes back as lost, and a new process loads the same instances
+over the same arena.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from ..arena import Arena, Region
+from ..completions import Completions
+from ..errors import HeadraceError, InstanceLost, InvalidRequest, LoadFailed, ModelFailed
+from ..frames import DoneFrame, Frame, Kind, RunFrame
+from .process import Process, Spawner
+
+_MODULE = "headrace_server.worker"
+
+_log = structlog.get_logger("headrace")
+
+
+class Flight(Protocol):
+    """A batch that a worker runs; told how it went on the completions thread, exactly once."""
+
+    def land(self, done: DoneFrame, frame: Frame) -> None:
+        """The outputs are there; *frame* owns the descriptors that came along."""
+
+    def crash(self, error: HeadraceError) -> None:
+        """There are no outputs."""
+
+
+@dataclass(slots=True, eq=False)
+class LoadedInstance:
+    """One model instance in a worker.
+
+    Attributes:
+        number: What the worker's frames know it by.
+        spec: The LOAD frame, sent again to every new process.
+        found: What the worker reported; set once loaded.
+        is_up: Whether the worker has it loaded now.
+        on_change: Told when `is_up` changes after the first load; on the completions thread.
+    """
+
+    number: int
+    spec: dict[str, Any]
+    found: Future[dict[str, Any]]
+    is_up: bool = False
+    on_change: Callable[["LoadedInstance"], None] | None = None
+
+
+class Worker:
+    """One worker. Methods may be called from any thread unless they say otherwise."""
+
+    def __init__(
+        self,
+        name: str,
+        spawner: Spawner,
+        completions: Completions,
+        *,
+        arena_bytes_max: int,
+        environment: dict[str, str],
+        on_end: Callable[["Worker"], None],
+    ) -> None:
+        self.name = name
+        self.arena = Arena(arena_bytes_max)
+        self._spawner = spawner
+        self._completions = completions
+        self._environment = environment
+        self._on_end = on_end
+        self._numbers = itertools.count(1)
+        self._batches = itertools.count(1)
+        # Guards everything below and the arena's regions; held for a few lines, never over I/O.
+        self._lock = threading.Lock()
+        self._instances: dict[int, LoadedInstance] = {}
+        self._flights: dict[int, Flight] = {}
+        self._process: Process | None = None
+        self._is_closing = False
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} [{len(self._instances)} instances, pid {self.pid}]>"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that serves now; None between two of them."""
+        process = self._process
+        return None if process is None else process.pid
+
+    @property
+    def instance_count(self) -> int:
+        """Instances assigned to it."""
+        return len(self._instances)
+
+    def start(self) -> None:
+        """Spawn a process and have it load all instances. Never called twice at once.
+
+        Raises:
+            OSError: No process can be spawned.
+        """
+        process = Process(
+            self._spawner,
+            self._completions,
+            _MODULE,
+            environment=self._environment,
+            on_frame=self._on_frame,
+            on_end=lambda: self._on_process_end(process),
+        )
+        process.send_json(Kind.ARENA, {"bytes": self.arena.nbytes}, (self.arena.fd,))
+        with self._lock:
+            self._process = process
+            specs = [instance.spec for instance in self._instances.values()]
+        for spec in specs:
+            self._send_load(process, spec)
+        _log.info("worker_started", worker=self.name, pid=process.pid)
+
+    def load(self, spec: dict[str, Any]) -> LoadedInstance:
+        """Have the process load an instance; `found` tells how it went.
+
+        The future raises LoadFailed when the model cannot be loaded, or the process ended over it.
+        """
+        number = next(self._numbers)
+        instance = LoadedInstance(number, {**spec, "instance": number}, Future())
+        with self._lock:
+            self._instances[number] = instance
+            process = self._process
+        if process is not None:
+            self._send_load(process, instance.spec)
+        return instance
+
+    def unload(self, instance: LoadedInstance) -> None:
+        """Forget an instance and have the process free it."""
+        with self._lock:
+            self._instances.pop(instance.number, None)
+            instance.is_up = False
+            process = self._process
+        if process is not None:
+            _send_quietly(process, Kind.UNLOAD, {"instance": instance.number})
+
+    def take_region(self, nbytes: int) -> Region:
+        """A region of the arena; see `Arena.take`."""
+        with self._lock:
+            return self.arena.take(nbytes)
+
+    def give_region(self, region: Region) -> None:
+        """Hand a region back."""
+        with self._lock:
+            self.arena.give(region)
+
+    def next_batch(self) -> int:
+        """A fresh batch number."""
+        return next(self._batches)
+
+    def run(self, run: RunFrame, flight: Flight) -> None:
+        """Send a batch; *flight* hears of its end.
+
+        Raises:
+            InstanceLost: There is no process now; *flight* will hear nothing.
+        """
+        body = run.pack()
+        with self._lock:
+            process = self._process
+            if process is None:
+                raise InstanceLost(f"worker {self.name} is being replaced")
+            self._flights[run.batch] = flight
+        try:
+            process.send(Kind.RUN, body)
+        except OSError as error:
+            with self._lock:
+                is_ours = self._flights.pop(run.batch, None) is not None
+            if is_ours:
+                raise InstanceLost(f"worker {self.name} is gone") from error
+
+    def reap(self) -> int:
+        """Wait for the process that ended; its exit code. Called by the supervisor."""
+        with self._lock:
+            process = self._process
+            self._process = None
+        return 0 if process is None else process.kill()
+
+    def close(self) -> None:
+        """End the process for good and free the arena."""
+        with self._lock:
+            self._is_closing = True
+            process = self._process
+            self._process = None
+        if process is not None:
+            process.stop()
+        self.arena.close()
+
+    # On the completions thread.
+
+    def _on_frame(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.DONE:
+                done = DoneFrame.unpack(frame.body)
+                if (flight := self._flights.pop(done.batch, None)) is not None:
+                    flight.land(done, frame)
+            case Kind.RUN_FAILED:
+                report = frame.json()
+                if (flight := self._flights.pop(report["batch"], None)) is not None:
+                    flight.crash(_failure(report))
+            case Kind.LOADED:
+                report = frame.json()
+                if (instance := self._instances.get(report["instance"])) is not None:
+                    self._set_up(instance, is_up=True)
+                    if not instance.found.done():
+                        instance.found.set_result(report)
+            case Kind.LOAD_FAILED:
+                report = frame.json()
+                self._fail_load(report["instance"], report["message"])
+
+    def _on_process_end(self, process: Process) -> None:
+        with self._lock:
+            if process is not self._process:
+                return
+            flights, self._flights = list(self._flights.values()), {}
+            instances = list(self._instances.values())
+        for instance in instances:
+            if instance.found.done():
+                self._set_up(instance, is_up=False)
+            else:
+                # Perhaps the cause; loading it again could end every process that follows.
+                self._fail_load(instance.number, "the worker process ended while it loaded")
+        for flight in flights:
+            flight.crash(InstanceLost(f"worker {self.name} ended while it ran the batch"))
+        if not self._is_closing:
+            self._on_end(self)
+
+    def _set_up(self, instance: LoadedInstance, *, is_up: bool) -> None:
+        changed = instance.is_up is not is_up
+        instance.is_up = is_up
+        if changed and instance.on_change is not None:
+            instance.on_change(instance)
+
+    def _fail_load(self, number: int, message: str) -> None:
+        with self._lock:
+            instance = self._instances.pop(number, None)
+        if instance is None:
+            return
+        if instance.found.done():
+            _log.error("reload_failed", worker=self.name, model=instance.spec["name"], why=message)
+        else:
+            instance.found.set_exception(LoadFailed(message))
+
+    def _send_load(self, process: Process, spec: dict[str, Any]) -> None:
+        # A process that is gone is told by the end of its socket.
+        _send_quietly(process, Kind.LOAD, spec)
+
+
+def _send_quietly(process: Process, kind: Kind, body: object) -> None:
+    try:
+        process.send_json(kind, body)
+    except OSError:
+        _log.debug("frame_not_sent", kind=kind.name, pid=process.pid)
+
+
+def _failure(report: dict[str, Any]) -> HeadraceError:
+    if report["type"] == "UnknownOutput":
+        return InvalidRequest(report["message"])
+    return ModelFailed(f"{report['type']}: {report['message']} (error id {report['error_id']})")

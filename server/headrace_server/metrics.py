@@ -1,0 +1,147 @@
+"""Metrics: the daemon's numbers as Prometheus reads them.
+
+Nothing is computed before a scrape asks; the core writes plain numbers (see instrument.py).
+"""
+
+import resource
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from .instances.pool import WorkerPool
+from .instrument import Histogram
+from .repository.model import ModelVersion
+from .repository.repository import Repository
+
+_LABELS = ("model", "version")
+
+_HISTOGRAMS = (
+    ("headrace_request_seconds", "From a request's arrival to its answer.", "request_s"),
+    ("headrace_queue_seconds", "From a request's arrival to the close of its batch.", "queue_s"),
+    ("headrace_batch_seconds", "From the close of a batch to its answers.", "batch_s"),
+    ("headrace_compute_seconds", "The framework's own call, per batch.", "compute_s"),
+    ("headrace_batch_rows", "Rows per batch.", "batch_rows"),
+)
+
+_COUNTERS = (
+    ("headrace_requests", "Requests answered.", "answered"),
+    ("headrace_rows", "Rows run.", "rows"),
+    ("headrace_batches", "Batches run.", "batches"),
+    ("headrace_batches_retried", "Batches run again after a worker was lost.", "retried"),
+    ("headrace_outputs_overflowed", "Batches whose outputs exceeded their slot.", "overflows"),
+)
+
+
+class Metrics(Collector):
+    """The collector, and the endpoint that serves it."""
+
+    def __init__(self, repository: Repository, pool: WorkerPool) -> None:
+        self._repository = repository
+        self._pool = pool
+        # Failures of requests that named no model we serve, or could not be read at all.
+        self._refused: defaultdict[str, int] = defaultdict(int)
+        self._lock = threading.Lock()
+        self._server: WSGIServer | None = None
+
+    def refuse(self, reason: str) -> None:
+        """Count a request that failed before it reached a queue."""
+        with self._lock:
+            self._refused[reason] += 1
+
+    def start(self, host: str, port: int) -> int:
+        """Serve /metrics; the port.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        registry = CollectorRegistry()
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._server, thread = start_http_server(port, host, registry)
+        thread.name = "metrics"
+        bound: int = self._server.server_port
+        return bound
+
+    def close(self) -> None:
+        """Close the endpoint."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as it is now."""
+        models = [model for model in self._repository.models if model.group is not None]
+        for name, text, field in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, text, labels=_LABELS)
+            for model in models:
+                histogram: Histogram = getattr(model.scheduler.instrument, field)
+                family.add_metric(_labels(model), _buckets(histogram), histogram.total)
+            yield family
+        for name, text, field in _COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=_LABELS)
+            for model in models:
+                counter.add_metric(_labels(model), getattr(model.scheduler.instrument, field))
+            yield counter
+        yield self._failures(models)
+        yield from self._gauges(models)
+
+    def _failures(self, models: list[ModelVersion]) -> Metric:
+        family = CounterMetricFamily(
+            "headrace_requests_failed", "Requests ended by an error.", labels=(*_LABELS, "reason")
+        )
+        for model in models:
+            for reason, count in dict(model.scheduler.instrument.failed).items():
+                family.add_metric((*_labels(model), reason), count)
+        for reason, count in dict(self._refused).items():
+            family.add_metric(("", "", reason), count)
+        return family
+
+    def _gauges(self, models: list[ModelVersion]) -> Iterator[Metric]:
+        rows = GaugeMetricFamily("headrace_queue_rows", "Rows that wait.", labels=_LABELS)
+        nbytes = GaugeMetricFamily("headrace_queue_bytes", "Bytes that wait.", labels=_LABELS)
+        flying = GaugeMetricFamily(
+            "headrace_batches_in_flight", "Batches that run.", labels=_LABELS
+        )
+        instances = GaugeMetricFamily(
+            "headrace_instances_up", "Instances that can run a batch.", labels=_LABELS
+        )
+        for model in models:
+            scheduler = model.scheduler
+            labels = _labels(model)
+            rows.add_metric(labels, scheduler.queued_rows)
+            nbytes.add_metric(labels, scheduler.queued_bytes)
+            flying.add_metric(labels, scheduler.in_flight)
+            instances.add_metric(labels, 0 if model.group is None else model.group.up_count)
+        yield from (rows, nbytes, flying, instances)
+        arena = GaugeMetricFamily(
+            "headrace_arena_bytes", "Shared memory taken by slots.", labels=("worker",)
+        )
+        for worker in self._pool.workers:
+            arena.add_metric((worker.name,), worker.arena.used_bytes)
+        yield arena
+        peak = GaugeMetricFamily(
+            "headrace_memory_peak_bytes", "Largest resident memory of the daemon so far."
+        )
+        peak.add_metric((), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        yield peak
+
+
+def _labels(model: ModelVersion) -> tuple[str, str]:
+    return model.name, model.version
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Prometheus' cumulative buckets."""
+    total = 0
+    buckets = []
+    for bound, count in zip((*histogram.bounds, float("inf")), list(histogram.counts), strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
+    return buckets

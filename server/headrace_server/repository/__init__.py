@@ -1,0 +1,1 @@
+"""Repository: the models this daemon holds, and their states."""

@@ -1,0 +1,1 @@
+"""Scheduler: requests in, batches out, at the right moment."""

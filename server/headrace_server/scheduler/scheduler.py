@@ -1,0 +1,389 @@
+"""Scheduler: the clock, the lock and the free instances around one Batcher.
+
+Requests enter by `submit` on a transport's thread; batches come back by `_on_outcome` on the
+completions thread. Both decide under the lock which batches go to which free slots, and act on it
+after the lock is released. Every request ends exactly once: while it waits the batcher owns it,
+afterwards its batch does.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from headrace.datatypes import BYTES
+
+from ..errors import (
+    Cancelled,
+    DeadlinePassed,
+    Draining,
+    HeadraceError,
+    InstanceLost,
+    InternalError,
+)
+from ..instrument import Instrument
+from ..types import Batch, Outcome, Outputs, OutputTensor, Part, PartAnswer, Request
+from .batcher import Batcher, Dispatch
+
+# A batch whose worker died waits this long, at most, for an instance that is up (seconds).
+RETRY_S_MAX = 10.0
+# How many workers one batch may cost before its requests are told.
+_LOSSES_MAX = 2
+
+_log = structlog.get_logger("headrace")
+
+# Room for one batch in an instance; what it is, only the instances know.
+Slot = TypeVar("Slot")
+
+
+class Instances(Protocol[Slot]):
+    """What runs batches: see `instances.group.InstanceGroup`."""
+
+    def take_nowait(self) -> Slot | None:
+        """A free slot, or None. Under the scheduler's lock."""
+
+    def release(self, slot: Slot) -> None:
+        """Hand back a slot. Under the scheduler's lock."""
+
+    def execute(
+        self, batch: Batch, slot: Slot, on_outcome: Callable[[Batch, Slot, Outcome], None]
+    ) -> None:
+        """Run *batch*; raises where *on_outcome* will hear nothing."""
+
+
+class Scheduler(Generic[Slot]):
+    """The queue of one model version, from requests to answers."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        instances: Instances[Slot],
+        instrument: Instrument,
+        *,
+        is_deterministic: bool = True,
+        expect: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put a clock and a lock around *batcher*.
+
+        Args:
+            batcher: The waiting requests; owned by the scheduler from now on.
+            instances: What runs batches.
+            instrument: Where numbers are noted.
+            is_deterministic: Whether a batch may run again after its worker died.
+            expect: Told of every instant at which `on_time` must be called.
+            clock: Seconds on a monotonic clock.
+        """
+        self.instrument = instrument
+        self.wake_at = math.inf
+        self._batcher = batcher
+        self._instances = instances
+        self._is_deterministic = is_deterministic
+        self._expect = expect
+        self._clock = clock
+        # Guards the batcher, the free slots and everything below. Never held over I/O.
+        self._lock = threading.Lock()
+        # Batches that lost their worker, with the instant at which waiting for another one ends.
+        self._lost: deque[tuple[Batch, float]] = deque()
+        self._in_flight = 0
+        self._is_closed = False
+        self._idle = threading.Condition(self._lock)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler {self._batcher!r}, {self._in_flight} batches in flight>"
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait."""
+        return self._batcher.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of tensors that wait."""
+        return self._batcher.nbytes
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that run."""
+        return self._in_flight
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queue *requests* and start what can run. One call per burst.
+
+        Each request is answered through its reply, also when it is refused.
+        """
+        refused: list[tuple[Request, HeadraceError]] = []
+        with self._lock:
+            submit = self._batcher.submit
+            for request in requests:
+                if self._is_closed:
+                    refused.append((request, Draining("the model is being unloaded: retry")))
+                    continue
+                try:
+                    submit(request)
+                except HeadraceError as error:
+                    refused.append((request, error))
+            late, ready = self._decide()
+        self._fail_all(late)
+        self._fail_all(refused)
+        self._run(ready)
+
+    def cancel(self, request: Request) -> None:
+        """The caller of *request* left, or its deadline passed: whatever still waits of it leaves.
+
+        Rows that already run are dropped when they come back.
+        """
+        with self._lock:
+            if request.is_cancelled:
+                return
+            request.is_cancelled = True
+            waited = self._batcher.cancel(request)
+            # A request that is neither waiting nor in a batch has been answered already.
+            is_open = waited or request.taken_rows > 0
+        if is_open:
+            is_late = request.deadline_at <= self._clock()
+            reason = DeadlinePassed.reason if is_late else Cancelled.reason
+            self.instrument.failed[reason] += 1
+
+    def on_time(self, now: float) -> None:  # noqa: ARG002 - the clock is read under the lock.
+        """An instant has come for which `expect` was told."""
+        with self._lock:
+            late, ready = self._decide()
+        self._fail_all(late)
+        self._run(ready)
+
+    def on_instances_change(self, change: Callable[[], None]) -> None:
+        """Apply *change* to the free slots under the lock, then start what can run."""
+        with self._lock:
+            change()
+            late, ready = self._decide()
+        self._fail_all(late)
+        self._run(ready)
+
+    def close(self, drain_s_max: float) -> bool:
+        """Take no more requests, wait for those that are here; whether all were answered in time.
+
+        Those that were not are refused.
+        """
+        until = self._clock() + drain_s_max
+        with self._idle:
+            self._is_closed = True
+            while self._batcher.rows or self._in_flight or self._lost:
+                left_s = until - self._clock()
+                if left_s <= 0:
+                    break
+                self._idle.wait(left_s)
+            left = self._batcher.drain()
+            left += [part.request for batch, _ in self._lost for part in batch.parts]
+            self._lost.clear()
+            is_clean = not left and not self._in_flight
+        for request in left:
+            self._fail(request, Draining("the model was unloaded before the request could run"))
+        return is_clean
+
+    # Deciding, under the lock.
+
+    def _decide(self) -> tuple[list[tuple[Request, HeadraceError]], list[tuple[Batch, Slot]]]:
+        """What is too late, and which batches go to which slots now."""
+        now = self._clock()
+        late: list[tuple[Request, HeadraceError]] = [
+            (request, DeadlinePassed("the deadline passed while the request waited"))
+            for request in self._batcher.expire(now)
+        ]
+        ready: list[tuple[Batch, Slot]] = []
+        wake_at = math.inf
+        while self._lost and self._lost[0][1] <= now:
+            batch, _ = self._lost.popleft()
+            error = InstanceLost("the worker was lost and no other was ready in time: retry")
+            late += [(part.request, error) for part in batch.parts]
+        while True:
+            slot = self._instances.take_nowait()
+            if slot is None:
+                break
+            if self._lost:
+                ready.append((self._lost.popleft()[0], slot))
+                continue
+            action = self._batcher.next_action(now)
+            if isinstance(action, Dispatch):
+                ready.append((action.batch, slot))
+                continue
+            self._instances.release(slot)
+            wake_at = action.at
+            break
+        self._in_flight += len(ready)
+        self._wake_by(min(wake_at, self._batcher.next_deadline_at(), self._lost_until()))
+        if late or not ready:
+            self._idle.notify_all()
+        return late, ready
+
+    def _lost_until(self) -> float:
+        return self._lost[0][1] if self._lost else math.inf
+
+    def _wake_by(self, at: float) -> None:
+        self.wake_at = at
+        if at != math.inf:
+            self._expect(at)
+
+    # Acting, outside the lock.
+
+    def _run(self, ready: list[tuple[Batch, Slot]]) -> None:
+        """Send batches to their slots; what cannot be sent ends or waits for another instance."""
+        while ready:
+            batch, slot = ready.pop(0)
+            try:
+                self._instances.execute(batch, slot, self._on_outcome)
+            except HeadraceError as error:
+                ready += self._settle(batch, slot, error)
+            except Exception:  # noqa: BLE001 - our own bug must not take the transport's thread along.
+                ready += self._settle(batch, slot, _our_fault("dispatch_failed"))
+
+    def _on_outcome(self, batch: Batch, slot: Slot, outcome: Outcome) -> None:
+        if outcome.error is not None or outcome.outputs is None:
+            self._run(self._settle(batch, slot, outcome.error or _our_fault("no_outcome")))
+            return
+        if outcome.is_detached:
+            # The next batch goes out before this one's answers are written.
+            self._run(self._release(slot))
+            self._answer(batch, outcome.outputs)
+        else:
+            self._answer(batch, outcome.outputs)
+            self._run(self._release(slot))
+        self._note(batch, outcome)
+
+    def _release(self, slot: Slot) -> list[tuple[Batch, Slot]]:
+        with self._lock:
+            self._in_flight -= 1
+            self._instances.release(slot)
+            late, ready = self._decide()
+        self._fail_all(late)
+        return ready
+
+    def _settle(self, batch: Batch, slot: Slot, error: HeadraceError) -> list[tuple[Batch, Slot]]:
+        """A batch has no outputs: it waits for another instance, or its requests are told."""
+        batch.losses += isinstance(error, InstanceLost)
+        is_retried = (
+            isinstance(error, InstanceLost)
+            and batch.losses < _LOSSES_MAX
+            and self._is_deterministic
+        )
+        if is_retried:
+            self.instrument.retried += 1
+            with self._lock:
+                self._lost.append((batch, self._clock() + RETRY_S_MAX))
+        else:
+            for part in batch.parts:
+                self._fail(part.request, error)
+        return self._release(slot)
+
+    def _answer(self, batch: Batch, outputs: Outputs) -> None:
+        start = 0
+        for part in batch.parts:
+            request = part.request
+            stop = start + part.stop - part.start
+            if not request.is_cancelled:
+                try:
+                    if not batch.is_split or part.stop - part.start == request.rows:
+                        request.reply.answer(request, outputs, start, stop)
+                    else:
+                        self._join(part, outputs, start, stop)
+                except HeadraceError as error:
+                    self._fail(request, error)
+                except Exception:  # noqa: BLE001 - one answer must not cost its batch mates theirs.
+                    self._fail(request, _our_fault("answer_failed"))
+            start = stop
+
+    def _join(self, part: Part, outputs: Outputs, start: int, stop: int) -> None:
+        """Keep the rows of a part until those of all parts of its request are there."""
+        request = part.request
+        if request.answers is None:
+            request.answers = []
+        tensors = tuple(
+            OutputTensor(
+                tensor.name,
+                tensor.datatype,
+                (stop - start, *tensor.shape[1:]),
+                bytes(tensor.rows(start, stop, outputs.rows)),
+                _starts(tensor, start, stop),
+            )
+            for tensor in outputs.tensors
+        )
+        request.answers.append(PartAnswer(part.start, part.stop, tensors))
+        if sum(answer.stop - answer.start for answer in request.answers) == request.rows:
+            request.reply.answer(request, _joined(request, outputs.model), 0, request.rows)
+
+    def _fail_all(self, ended: Sequence[tuple[Request, HeadraceError]]) -> None:
+        for request, error in ended:
+            self._fail(request, error)
+
+    def _fail(self, request: Request, error: HeadraceError) -> None:
+        """End *request* with *error*, unless its caller left or another part already ended it."""
+        with self._lock:
+            if request.is_cancelled:
+                return
+            request.is_cancelled = True
+            self._batcher.cancel(request)
+        self.instrument.failed[error.reason] += 1
+        request.reply.fail(request, error)
+
+    def _note(self, batch: Batch, outcome: Outcome) -> None:
+        now = self._clock()
+        instrument = self.instrument
+        instrument.batches += 1
+        instrument.batch_rows.observe(batch.rows)
+        instrument.batch_s.observe(now - batch.closed_at)
+        self._batcher.policy.observe(batch.rows, now - batch.closed_at)
+        if outcome.instants is not None:
+            computed_ns = outcome.instants.computed - outcome.instants.staged
+            instrument.compute_s.observe(computed_ns / 1e9)
+        instrument.overflows += outcome.overflowed
+        arrived = [
+            part.request.arrived_at
+            for part in batch.parts
+            if not part.request.is_cancelled and part.stop == part.request.rows
+        ]
+        instrument.answered += len(arrived)
+        instrument.rows += batch.rows
+        instrument.request_s.observe_all([now - at for at in arrived])
+        instrument.queue_s.observe_all([batch.closed_at - at for at in arrived])
+
+
+def _joined(request: Request, model: tuple[str, str]) -> Outputs:
+    """The outputs of a split request from those of its parts, in order of their rows."""
+    answers = sorted(request.answers or [], key=lambda answer: answer.start)
+    tensors = []
+    for same in zip(*(answer.tensors for answer in answers), strict=True):
+        first = same[0]
+        starts: list[int] | None = None
+        if first.datatype is BYTES:
+            starts = [0]
+            for tensor in same:
+                base = starts[-1]
+                starts += [base + at for at in (tensor.row_starts or ())[1:]]
+        tensors.append(
+            OutputTensor(
+                first.name,
+                first.datatype,
+                (request.rows, *first.shape[1:]),
+                b"".join(tensor.data for tensor in same),
+                starts,
+            )
+        )
+    return Outputs(model, tuple(tensors), request.rows)
+
+
+def _starts(tensor: OutputTensor, start: int, stop: int) -> list[int] | None:
+    if tensor.row_starts is None:
+        return None
+    base = tensor.row_starts[start]
+    return [at - base for at in tensor.row_starts[start : stop + 1]]
+
+
+def _our_fault(event: str) -> InternalError:
+    """Log the exception being handled and stand in for it."""
+    error_id = f"{time.monotonic_ns():x}"
+    _log.exception(event, error_id=error_id)
+    return InternalError(f"an error of the server's own (error id {error_id})")

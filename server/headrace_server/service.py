@@ -1,0 +1,141 @@
+"""Service: which model and version a request means, whether it fits, and whether there is room.
+
+The transports' one counterpart. It turns what a message asks into a plan, once per kind of request,
+and hands bursts of requests to the schedulers they are planned for.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.datatypes import BYTES, DATATYPES
+from headrace.signature import Given, Signature, SignatureMismatch, common_rows
+
+from .errors import InvalidRequest, ResourceExhausted
+from .repository.model import ModelVersion
+from .repository.repository import Repository
+from .types import InputLayout, Plan, Request, Target
+
+# Rows of one request; also what keeps products of sizes far from overflow.
+ROWS_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a message asks for, apart from its tensors' bytes.
+
+    Attributes:
+        model: Served name.
+        version: Empty, a number, or "@" and an alias.
+        inputs: The tensors, as stated.
+        outputs: Names of the outputs wanted; empty for all.
+        timeout_s: How long it may take, from its parameters.
+    """
+
+    model: str
+    version: str
+    inputs: tuple[Given, ...]
+    outputs: tuple[str, ...] = ()
+    timeout_s: float = math.inf
+
+
+class Service:
+    """Plans and admission. Safe from any thread."""
+
+    def __init__(self, repository: Repository, *, queue_bytes_max: int) -> None:
+        self.repository = repository
+        self._queue_bytes_max = queue_bytes_max
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever a plan may have become wrong."""
+        return self.repository.generation
+
+    def plan(self, ask: Ask) -> Plan:
+        """What every request that looks like *ask* will need.
+
+        Raises:
+            ModelNotFound, ModelLoading, ModelUnavailable: The model cannot be asked.
+            InvalidRequest: The tensors or outputs do not fit it.
+        """
+        model = self.repository.find(ask.model, ask.version)
+        for tensor in ask.inputs:
+            _check_shape(tensor)
+        try:
+            order, rows, exact = _fit(model.signature, ask.inputs)
+        except SignatureMismatch as error:
+            raise InvalidRequest(f"model {ask.model!r}: {error}") from None
+        _check_outputs(model, ask.outputs)
+        layouts = tuple(_layout(ask.inputs[index]) for index in order)
+        elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
+        return Plan(
+            target=model.scheduler,
+            key=model.batch_key(layouts, ask.outputs, is_scalar=not ask.inputs[0].shape),
+            rows=rows,
+            order=order,
+            byte_counts=tuple(
+                -1 if (datatype := DATATYPES[tensor.datatype]) is BYTES else n * datatype.itemsize
+                for tensor, n in zip(ask.inputs, elements, strict=True)
+            ),
+            element_counts=elements,
+            exact=tuple(order.index(index) for index in exact),
+            timeout_s=ask.timeout_s,
+        )
+
+    def submit(self, target: Target, requests: Sequence[Request]) -> None:
+        """Queue *requests* where they are planned for; each is answered through its reply."""
+        nbytes = sum(request.nbytes for request in requests)
+        queued = self.repository.queued_bytes
+        if queued + nbytes > self._queue_bytes_max:
+            error = ResourceExhausted(
+                f"the server is full: {queued} bytes wait, {nbytes} more would exceed "
+                f"queue_bytes_max = {self._queue_bytes_max}"
+            )
+            for request in requests:
+                request.reply.fail(request, error)
+            return
+        target.submit(requests)
+
+
+def _fit(
+    signature: Signature | None, inputs: Sequence[Given]
+) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Order, rows and the tensors to check for exactness; any tensors fit a missing signature."""
+    if signature is None or not signature.inputs:
+        for tensor in inputs:
+            if tensor.datatype not in DATATYPES:
+                raise SignatureMismatch(
+                    f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}, expected one of "
+                    f"{', '.join(DATATYPES)}"
+                )
+        if len({tensor.name for tensor in inputs}) != len(inputs):
+            raise SignatureMismatch("two inputs have the same name")
+        return tuple(range(len(inputs))), common_rows(inputs), ()
+    fit = signature.fit(inputs)
+    return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
+
+
+def _check_shape(tensor: Given) -> None:
+    if any(size < 0 for size in tensor.shape):
+        raise InvalidRequest(
+            f"input {tensor.name!r}: shape {list(tensor.shape)} has a negative size"
+        )
+    if math.prod(tensor.shape) > ROWS_MAX:
+        raise InvalidRequest(
+            f"input {tensor.name!r}: shape {list(tensor.shape)} has more than {ROWS_MAX} elements"
+        )
+
+
+def _check_outputs(model: ModelVersion, outputs: Sequence[str]) -> None:
+    known = [spec.name for spec in model.signature.outputs] if model.signature else []
+    if len(set(outputs)) != len(outputs):
+        raise InvalidRequest("an output is asked for twice")
+    for name in outputs:
+        if known and name not in known:
+            raise InvalidRequest(f"model {model.name!r}: unknown output {name!r}, expected {known}")
+
+
+def _layout(tensor: Given) -> InputLayout:
+    datatype = DATATYPES[tensor.datatype]
+    row_shape = tuple(tensor.shape[1:])
+    return InputLayout(tensor.name, datatype, row_shape, math.prod(row_shape) * datatype.itemsize)

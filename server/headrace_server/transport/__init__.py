@@ -1,0 +1,1 @@
+"""Transport: calls in, answers out. The only part of the daemon that knows gRPC."""

@@ -1,0 +1,492 @@
+"""Codec: ModelInferRequest bytes to a Request, Outputs to ModelInferResponse bytes.
+
+Requests of one caller look alike, so what one of them taught is kept, in two steps:
+
+1. A *layout* recognises a message by its length and its header bytes, compared as a whole: no field
+   is parsed, the tensors are slices at known places.
+2. A *plan* is found by the message's bytes without its id and raw tensors, after a walk over the
+   top-level fields. BYTES tensors, whose lengths vary, and unusual field orders stop here.
+
+Only a message that neither knows goes through protobuf and the signature. Raw tensors never enter
+protobuf, in either direction.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype
+from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from headrace.signature import Given
+from headrace.tensors import TensorError, element_offsets, encode_elements
+
+from ..errors import InvalidRequest
+from ..service import Ask, Service
+from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
+
+# Up to this size a copied slice costs less than a view of the message (45 against 140 ns).
+_SLICE_BYTES_MAX = 1024
+# Kept layouts and plans, each; beyond it all are forgotten and learned anew.
+_KEPT_MAX = 4096
+# Layouts that share a name, a version and a length.
+_SAME_LENGTH_MAX = 8
+
+_TAG_NAME = 0x0A
+_TAG_VERSION = 0x12
+_TAG_ID = 0x1A
+_TAG_RAW_INPUT = 0x3A
+_TAG_RAW_OUTPUT = b"\x32"
+
+# tritonclient and other callers set these; they mean nothing here and harm nothing.
+_TOLERATED = frozenset({"content_type", "headers", "binary_data_output"})
+
+
+class _Layout:
+    """Messages of one length that differ in their id and their tensors' values only.
+
+    Attributes:
+        header: What lies between the id and the first raw tensor, that tensor's tag included.
+        tags: Where, relative to the header, each further raw tensor's tag and length stand.
+        slices: Where, relative to the header, the tensors lie, in the order of the plan's key.
+        nbytes: Their sum.
+        plan: What such a message means.
+    """
+
+    __slots__ = ("header", "nbytes", "plan", "slices", "tags")
+
+    def __init__(
+        self,
+        header: bytes,
+        tags: tuple[tuple[int, bytes], ...],
+        slices: tuple[tuple[int, int], ...],
+        plan: Plan,
+    ) -> None:
+        self.header = header
+        self.tags = tags
+        self.slices = slices
+        self.nbytes = sum(stop - start for start, stop in slices)
+        self.plan = plan
+
+
+class Decoder:
+    """Requests from bytes. Used by one thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._generation = -1
+        self._layouts: dict[tuple[bytes, int], list[_Layout]] = {}
+        self._plans: dict[bytes, Plan] = {}
+
+    def begin_burst(self) -> None:
+        """Forget what was learned if the served models have changed since. Once per burst."""
+        generation = self._service.generation
+        if generation != self._generation:
+            self._generation = generation
+            self._layouts.clear()
+            self._plans.clear()
+
+    def decode(
+        self, payload: bytes, reply: Reply, call: object, now: float, deadline_at: float
+    ) -> tuple[Plan, Request]:
+        """The request that *payload* states, with its tensors as slices or views of it.
+
+        Raises:
+            HeadraceError: It is malformed, or names or holds what is not served.
+        """
+        # The fields come in order of their numbers from every known encoder: name, version, id.
+        try:
+            at = 2 + payload[1]
+            if payload[at] == _TAG_VERSION:
+                at += 2 + payload[at + 1]
+            begin = at + 2 + payload[at + 1] if payload[at] == _TAG_ID else at
+        except IndexError:
+            begin = at = 0
+        for layout in self._layouts.get((payload[:at], len(payload) - begin), ()):
+            if payload.startswith(layout.header, begin) and all(
+                payload.startswith(tag, begin + offset) for offset, tag in layout.tags
+            ):
+                plan = layout.plan
+                tensors: list[Buffer]
+                if layout.nbytes <= _SLICE_BYTES_MAX:
+                    tensors = [payload[begin + a : begin + b] for a, b in layout.slices]
+                else:
+                    view = memoryview(payload)
+                    tensors = [view[begin + a : begin + b] for a, b in layout.slices]
+                if plan.exact:
+                    _check_exact(plan, tensors)
+                return plan, Request(
+                    plan.key,
+                    plan.rows,
+                    tensors,
+                    reply,
+                    call,
+                    nbytes=layout.nbytes,
+                    id_field=payload[at:begin],
+                    arrived_at=now,
+                    deadline_at=min(deadline_at, now + plan.timeout_s),
+                )
+        return self._decode_slowly(payload, reply, call, now, deadline_at, at, begin)
+
+    def _decode_slowly(
+        self,
+        payload: bytes,
+        reply: Reply,
+        call: object,
+        now: float,
+        deadline_at: float,
+        at: int,
+        begin: int,
+    ) -> tuple[Plan, Request]:
+        fields = _walk(payload)
+        plan = self._plans.get(fields.key)
+        given: Sequence[Buffer] = [payload[a:b] for a, b in fields.raws]
+        if plan is None:
+            plan, typed = self._plan(fields)
+            if typed is not None:
+                given = typed
+            elif len(self._plans) < _KEPT_MAX:
+                self._plans[fields.key] = plan
+            else:
+                self._plans.clear()
+        _check_bytes(plan, given)
+        tensors = [given[index] for index in plan.order]
+        if plan.exact:
+            _check_exact(plan, tensors)
+        self._learn(payload, fields, plan, at, begin)
+        return plan, Request(
+            plan.key,
+            plan.rows,
+            tensors,
+            reply,
+            call,
+            nbytes=sum(map(len, tensors)),
+            id_field=fields.id_field,
+            arrived_at=now,
+            deadline_at=min(deadline_at, now + plan.timeout_s),
+        )
+
+    def _plan(self, fields: "_Fields") -> tuple[Plan, list[Buffer] | None]:
+        """A plan by protobuf and the signature; typed contents come back as raw bytes."""
+        try:
+            message = ModelInferRequest.FromString(fields.key)
+        except Exception as error:  # protobuf's DecodeError has no stable import path.
+            raise InvalidRequest(_MALFORMED) from error
+        typed: list[Buffer] | None = None
+        for tensor in message.inputs:
+            _refuse_parameters(tensor.parameters, f"input {tensor.name!r}", {})
+            if tensor.HasField("contents"):
+                if fields.raws:
+                    raise InvalidRequest(
+                        f"input {tensor.name!r}: contents and raw_input_contents exclude each other"
+                    )
+                typed = typed or []
+        if typed is not None or not fields.raws:
+            typed = [_typed_bytes(tensor) for tensor in message.inputs]
+        elif len(fields.raws) != len(message.inputs):
+            raise InvalidRequest(
+                f"raw_input_contents: expected {len(message.inputs)} entries, one per input, "
+                f"got {len(fields.raws)}"
+            )
+        for output in message.outputs:
+            _refuse_parameters(output.parameters, f"output {output.name!r}", {})
+        _refuse_parameters(message.parameters, "request", {"timeout"})
+        plan = self._service.plan(
+            Ask(
+                model=message.model_name,
+                version=message.model_version,
+                inputs=tuple(
+                    Given(tensor.name, tensor.datatype, tuple(tensor.shape))
+                    for tensor in message.inputs
+                ),
+                outputs=tuple(output.name for output in message.outputs),
+                timeout_s=_timeout_s(message),
+            )
+        )
+        return plan, typed
+
+    def _learn(self, payload: bytes, fields: "_Fields", plan: Plan, at: int, begin: int) -> None:
+        """Keep the layout of a message whose raw tensors have fixed sizes and stand at its end."""
+        if not fields.raws or -1 in plan.byte_counts:
+            return
+        first, last = fields.raws[0][0], fields.raws[-1][1]
+        header = payload[begin:first]
+        is_canonical = (
+            at > 0
+            and fields.id_field == payload[at:begin]
+            # Everything but the id and the raw tensors lies before them, in one piece.
+            and fields.key == payload[:at] + payload[begin : fields.raws_begin]
+            and last == len(payload)
+        )
+        if not is_canonical:
+            return
+        spots = fields.raws
+        tags = tuple(
+            (spots[i - 1][1] - begin, payload[spots[i - 1][1] : spots[i][0]])
+            for i in range(1, len(spots))
+        )
+        slices = tuple((spots[i][0] - begin, spots[i][1] - begin) for i in plan.order)
+        if len(self._layouts) >= _KEPT_MAX:
+            self._layouts.clear()
+        same = self._layouts.setdefault((payload[:at], len(payload) - begin), [])
+        if len(same) < _SAME_LENGTH_MAX:
+            same.append(_Layout(header, tags, slices, plan))
+
+
+class Encoder:
+    """Responses from outputs. Used by any thread."""
+
+    def __init__(self) -> None:
+        self._heads: dict[object, dict[int, _Head]] = {}
+
+    def encode(self, request: Request, outputs: Outputs, start: int, stop: int) -> bytes:
+        """A ModelInferResponse with rows *start* to *stop*: the one copy of answers."""
+        heads = outputs.heads
+        if heads is None:
+            heads = outputs.heads = self._heads_of(outputs)
+        assert isinstance(heads, dict)
+        head = heads.get(stop - start)
+        if head is None:
+            head = heads[stop - start] = _head(outputs, stop - start)
+        pieces: list[Buffer] = [head.model, request.id_field, head.outputs]
+        for tensor, prefix in zip(outputs.tensors, head.prefixes, strict=True):
+            data = tensor.rows(start, stop, outputs.rows)
+            pieces.append(prefix or _TAG_RAW_OUTPUT + _varint(len(data)))
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def _heads_of(self, outputs: Outputs) -> "dict[int, _Head]":
+        key = (
+            outputs.model,
+            tuple(
+                (tensor.name, tensor.datatype.code, _row_shape(tensor, outputs.rows))
+                for tensor in outputs.tensors
+            ),
+        )
+        heads = self._heads.get(key)
+        if heads is None:
+            if len(self._heads) >= _KEPT_MAX:
+                self._heads.clear()
+            heads = self._heads[key] = {}
+        return heads
+
+
+class _Head:
+    """The encoded fields of a response that are the same for all requests of as many rows."""
+
+    __slots__ = ("model", "outputs", "prefixes")
+
+    def __init__(self, model: bytes, outputs: bytes, prefixes: tuple[bytes, ...]) -> None:
+        self.model = model
+        self.outputs = outputs
+        # Tag and length before each raw tensor; empty where the length varies.
+        self.prefixes = prefixes
+
+
+def _row_shape(tensor: OutputTensor, batch_rows: int) -> tuple[int, ...]:
+    """The shape without its row axis; all of it behind a -1 where there is no row axis."""
+    has_rows = tensor.shape[:1] == (batch_rows,)
+    return tensor.shape[1:] if has_rows else (-1, *tensor.shape)
+
+
+def _head(outputs: Outputs, rows: int) -> _Head:
+    name, version = outputs.model
+    message = ModelInferResponse()
+    prefixes = []
+    for tensor in outputs.tensors:
+        shape = tensor.shape
+        if shape[:1] == (outputs.rows,):
+            shape = (rows, *shape[1:])
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype.name, shape=shape)
+        nbytes = math.prod(shape) * tensor.datatype.itemsize
+        prefixes.append(b"" if tensor.datatype is BYTES else _TAG_RAW_OUTPUT + _varint(nbytes))
+    return _Head(
+        ModelInferResponse(model_name=name, model_version=version).SerializeToString(),
+        message.SerializeToString(),
+        tuple(prefixes),
+    )
+
+
+# The walk over top-level fields.
+
+
+class _Fields:
+    """Where the fields of a message lie.
+
+    Attributes:
+        key: All bytes but the id and the raw tensors.
+        id_field: The encoded id, tag and length included.
+        raws: First and last byte of each raw tensor's data.
+        raws_begin: Where the tag of the first raw tensor stands.
+    """
+
+    __slots__ = ("id_field", "key", "raws", "raws_begin")
+
+    def __init__(self) -> None:
+        self.key = b""
+        self.id_field = b""
+        self.raws: list[tuple[int, int]] = []
+        self.raws_begin = 0
+
+
+_MALFORMED = "the message is not a ModelInferRequest"
+
+
+def _walk(payload: bytes) -> _Fields:
+    fields = _Fields()
+    pieces = []
+    at, end = 0, len(payload)
+    while at < end:
+        begin = at
+        tag, at = _read_varint(payload, at)
+        match tag & 7:
+            case 2:
+                size, at = _read_varint(payload, at)
+                start, at = at, at + size
+            case 0:
+                start, at = at, _read_varint(payload, at)[1]
+            case 1:
+                start, at = at, at + 8
+            case 5:
+                start, at = at, at + 4
+            case _:
+                raise InvalidRequest(f"{_MALFORMED}: unknown wire type at byte {begin}")
+        if at > end:
+            raise InvalidRequest(f"{_MALFORMED}: a field ends at byte {at} of {end}")
+        if tag == _TAG_RAW_INPUT:
+            if not fields.raws:
+                fields.raws_begin = begin
+            fields.raws.append((start, at))
+        elif tag == _TAG_ID:
+            fields.id_field = payload[begin:at]
+        else:
+            pieces.append(payload[begin:at])
+    fields.key = b"".join(pieces)
+    return fields
+
+
+def _read_varint(payload: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    try:
+        while True:
+            byte = payload[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+            shift += 7
+            if shift > 63:
+                raise InvalidRequest(f"{_MALFORMED}: a number at byte {at} is too long")
+    except IndexError:
+        raise InvalidRequest(f"{_MALFORMED}: it ends inside a field") from None
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+# Checks of what a plan cannot know.
+
+
+def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
+    """Whether each tensor has as many bytes, or BYTES elements, as its shape needs."""
+    if len(given) != len(plan.byte_counts):
+        raise InvalidRequest(
+            f"raw_input_contents: expected {len(plan.byte_counts)} entries, one per input, "
+            f"got {len(given)}"
+        )
+    for index, (data, nbytes) in enumerate(zip(given, plan.byte_counts, strict=True)):
+        if nbytes >= 0:
+            if len(data) != nbytes:
+                raise InvalidRequest(
+                    f"{_input_name(plan, index)}: expected {nbytes} bytes for its shape and "
+                    f"datatype, got {len(data)}"
+                )
+            continue
+        try:
+            element_offsets(data, plan.element_counts[index])
+        except TensorError as error:
+            raise InvalidRequest(f"{_input_name(plan, index)}: {error}") from None
+
+
+def _check_exact(plan: Plan, tensors: Sequence[Buffer]) -> None:
+    """Whether integers that become FP64 stay within 2**53."""
+    for index in plan.exact:
+        layout = plan.key.inputs[index]
+        values = np.frombuffer(tensors[index], layout.datatype.wire)
+        if values.size and (
+            int(values.max()) > EXACT_INTEGER_MAX or int(values.min()) < -EXACT_INTEGER_MAX
+        ):
+            raise InvalidRequest(
+                f"input {layout.name!r}: {layout.datatype.name} values beyond 2**53 cannot become "
+                "FP64 without loss"
+            )
+
+
+def _input_name(plan: Plan, index: int) -> str:
+    return f"input {plan.key.inputs[plan.order.index(index)].name!r}"
+
+
+def _refuse_parameters(parameters: object, where: str, known: set[str] | dict[str, str]) -> None:
+    unknown = sorted(set(parameters) - set(known) - _TOLERATED)  # type: ignore[call-overload]
+    if unknown:
+        expected = f"known are {sorted(known)}" if known else "none is known here"
+        raise InvalidRequest(f"{where}: unknown parameter {unknown[0]!r}, {expected}")
+
+
+def _timeout_s(message: ModelInferRequest) -> float:
+    if "timeout" not in message.parameters:
+        return math.inf
+    value = message.parameters["timeout"]
+    microseconds = value.int64_param or value.uint64_param
+    if microseconds <= 0:
+        raise InvalidRequest("parameter 'timeout': expected microseconds above 0 as int64")
+    return microseconds / 1e6
+
+
+# Typed contents.
+
+
+def _typed_bytes(tensor: ModelInferRequest.InferInputTensor) -> Buffer:
+    """The raw bytes of a tensor that came as typed elements."""
+    datatype = DATATYPES.get(tensor.datatype)
+    if datatype is None:
+        raise InvalidRequest(
+            f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}, expected one of "
+            f"{', '.join(DATATYPES)}"
+        )
+    used = [field.name for field, _ in tensor.contents.ListFields()]
+    if any(name != datatype.contents for name in used):
+        expected = datatype.contents or "raw_input_contents"
+        raise InvalidRequest(
+            f"input {tensor.name!r}: {datatype.name} belongs in {expected}, got {', '.join(used)}"
+        )
+    if datatype.contents is None:
+        return b""
+    elements = getattr(tensor.contents, datatype.contents)
+    if datatype is BYTES:
+        return encode_elements(elements)
+    return _narrowed(tensor.name, elements, datatype).tobytes()
+
+
+def _narrowed(
+    name: str, elements: "Sequence[int] | Sequence[float]", datatype: Datatype
+) -> npt.NDArray[np.generic]:
+    """The elements in the datatype's own width; a value that does not fit is refused, never cut."""
+    assert datatype.wire is not None, "BYTES have no width"
+    if datatype.wire.kind not in "iu":
+        return np.fromiter(elements, datatype.wire, len(elements))
+    wide = np.fromiter(elements, np.uint64 if datatype.wire.kind == "u" else np.int64)
+    bounds = np.iinfo(datatype.wire.str)
+    if wide.size and (int(wide.max()) > bounds.max or int(wide.min()) < bounds.min):
+        raise InvalidRequest(
+            f"input {name!r}: {datatype.name} holds {bounds.min} to {bounds.max}, "
+            f"got {int(wide.min())} to {int(wide.max())}"
+        )
+    return wide.astype(datatype.wire)

@@ -1,0 +1,152 @@
+"""Native: ModelInfer through pygrpc-native, whose HTTP/2 work runs outside the GIL.
+
+Calls arrive in bursts on the receiver thread, are decoded, grouped by model and submitted; answers
+go out from whatever thread has them. Everything but ModelInfer is passed on to the grpcio server
+on a Unix socket behind it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from ..errors import Draining, HeadraceError, InternalError, ResourceExhausted
+from ..service import Service
+from ..types import Outputs, Request, Target
+from .codec import Decoder, Encoder
+from .status import number_of
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+# Calls taken in one entry into Python. A burst is answered sooner the smaller it is, and costs less
+# per call the larger it is.
+_BURST_MAX = 256
+_INFINITY = float("inf")
+
+_log = structlog.get_logger("headrace")
+
+
+class NativeTransport:
+    """The listener; a Reply to the requests it submits."""
+
+    def __init__(
+        self,
+        service: Service,
+        target: str,
+        *,
+        fallback: str,
+        message_bytes_max: int,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """Bind to *target*.
+
+        Args:
+            service: Where requests go.
+            target: host:port.
+            fallback: Path of the Unix socket that serves the other methods.
+            message_bytes_max: Longest request.
+            on_failure: Told the reason of every request that fails before it reaches a queue.
+
+        Raises:
+            RuntimeError, OSError: The address cannot be bound.
+        """
+        self._service = service
+        self._message_bytes_max = message_bytes_max
+        self._on_failure = on_failure
+        self._decoder = Decoder(service)
+        self._encoder = Encoder()
+        # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
+        # on a dict are atomic, and whoever pops an entry ends the call.
+        self._open: dict[int, tuple[Target, Request]] = {}
+        self._is_draining = False
+        self._front = NativeGrpcFront(target, [(INFER, False)], io_threads=1, call_details=True)
+        self._front.set_fallback(fallback)
+        self._thread = threading.Thread(target=self._receive, name="receiver", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._front.bound_port
+
+    def start(self) -> None:
+        """Begin to take calls."""
+        self._front.start()
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Refuse new requests; those that are here go on."""
+        self._is_draining = True
+
+    def close(self) -> None:
+        """Close the listener and every connection."""
+        self._front.close()
+        self._thread.join()
+
+    def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
+        """See `types.Reply`."""
+        payload = self._encoder.encode(request, outputs, start, stop)
+        call = request.call
+        if self._open.pop(call, None) is not None:  # type: ignore[call-overload]
+            self._front.respond(call, payload)  # type: ignore[arg-type]
+
+    def fail(self, request: Request, error: HeadraceError) -> None:
+        """See `types.Reply`."""
+        call = request.call
+        if self._open.pop(call, None) is not None:  # type: ignore[call-overload]
+            self._front.fail(call, number_of(error), error.message)  # type: ignore[arg-type]
+
+    def _receive(self) -> None:
+        front = self._front
+        while (events := front.recv_batch_details(_BURST_MAX)) is not None:
+            now = time.monotonic()
+            self._decoder.begin_burst()
+            burst: dict[Target, list[Request]] = {}
+            for kind, call, _method, payload, _key, details in events:
+                if kind != EVENT_CALL:
+                    self._cancel(call)
+                    continue
+                assert payload is not None, "a call comes with its message"
+                try:
+                    self._take(call, payload, now, details[2] if details else None, burst)
+                except HeadraceError as error:
+                    self._on_failure(error.reason)
+                    front.fail(call, number_of(error), error.message)
+                except Exception:  # noqa: BLE001 - one message must not cost the others theirs.
+                    self._on_failure(InternalError.reason)
+                    _log.exception("decode_failed", call=call)
+                    front.fail(call, 13, "an error of the server's own")
+            for target, requests in burst.items():
+                self._service.submit(target, requests)
+
+    def _take(
+        self,
+        call: int,
+        payload: bytes,
+        now: float,
+        left_s: float | None,
+        burst: dict[Target, list[Request]],
+    ) -> None:
+        if self._is_draining:
+            raise Draining("the server is about to end: retry elsewhere")
+        if len(payload) > self._message_bytes_max:
+            raise ResourceExhausted(
+                f"the message has {len(payload)} bytes, message_bytes_max is "
+                f"{self._message_bytes_max}"
+            )
+        deadline_at = _INFINITY if left_s is None else now + left_s
+        plan, request = self._decoder.decode(payload, self, call, now, deadline_at)
+        target = plan.target
+        self._open[call] = (target, request)
+        requests = burst.get(target)
+        if requests is None:
+            burst[target] = [request]
+        else:
+            requests.append(request)
+
+    def _cancel(self, call: int) -> None:
+        entry = self._open.pop(call, None)
+        if entry is not None:
+            target, request = entry
+            target.cancel(request)

@@ -1,0 +1,274 @@
+"""Types: the values that walk down the staircase and back up.
+
+A Request goes from transport to scheduler; parts of requests make a Batch; a Batch comes back with
+Outputs. What is the same for many requests stands once, in a Plan and a BatchKey.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from headrace.datatypes import Datatype
+
+from .errors import HeadraceError
+
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class InputLayout:
+    """How one input of a batch lies in memory, as its callers sent it.
+
+    Attributes:
+        name: The input's name.
+        datatype: The datatype on the wire; the worker widens to the signature's.
+        row_shape: All axes but the first.
+        row_bytes: Raw bytes of one row; 0 for BYTES.
+    """
+
+    name: str
+    datatype: Datatype
+    row_shape: tuple[int, ...]
+    row_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchKey:
+    """What requests must have in common to share a batch. Compared by identity.
+
+    Attributes:
+        inputs: The inputs, in the order in which requests hold their tensors.
+        outputs: Names of the outputs asked for; empty for all.
+        is_scalar: Whether the tensors have no row axis, so that every batch is one whole request.
+    """
+
+    inputs: tuple[InputLayout, ...]
+    outputs: tuple[str, ...] = ()
+    is_scalar: bool = False
+
+
+class Reply(Protocol):
+    """Where an answer goes: the transport that the request came from.
+
+    Both methods may be called from any thread, once per request; a caller may have left.
+    """
+
+    def answer(self, request: "Request", outputs: "Outputs", start: int, stop: int) -> None:
+        """Send rows *start* to *stop* of *outputs*."""
+
+    def fail(self, request: "Request", error: HeadraceError) -> None:
+        """Send *error*."""
+
+
+class Request:
+    """Rows that one caller wants run. Identity is the object itself.
+
+    Attributes:
+        key: What it must share with others to share a batch.
+        rows: How many rows; at least 1.
+        tensors: The raw bytes of each input, in the key's order.
+        nbytes: Their total length.
+        reply: Where the answer goes.
+        call: What *reply* knows the call by.
+        id_field: The encoded id of the request, to be echoed; empty when it has none.
+        arrived_at: When it reached us (seconds, monotonic clock).
+        deadline_at: When the caller stops waiting; infinity for never.
+        taken_rows: How many of its rows batches have taken; the batcher's own.
+        is_cancelled: Whether the caller has left; its rows are dropped.
+        answers: What the batches of a split request have brought back; the scheduler's own.
+        row_starts: Where rows begin in BYTES tensors of a split request; the gathering's own.
+    """
+
+    __slots__ = (
+        "answers",
+        "arrived_at",
+        "call",
+        "deadline_at",
+        "id_field",
+        "is_cancelled",
+        "key",
+        "nbytes",
+        "reply",
+        "row_starts",
+        "rows",
+        "taken_rows",
+        "tensors",
+    )
+
+    def __init__(
+        self,
+        key: BatchKey,
+        rows: int,
+        tensors: Sequence[Buffer],
+        reply: Reply,
+        call: object,
+        *,
+        nbytes: int = 0,
+        id_field: bytes = b"",
+        arrived_at: float = 0.0,
+        deadline_at: float = math.inf,
+    ) -> None:
+        self.key = key
+        self.rows = rows
+        self.tensors = tensors
+        self.nbytes = nbytes
+        self.reply = reply
+        self.call = call
+        self.id_field = id_field
+        self.arrived_at = arrived_at
+        self.deadline_at = deadline_at
+        self.taken_rows = 0
+        self.is_cancelled = False
+        self.answers: list[PartAnswer] | None = None
+        self.row_starts: dict[int, list[int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.rows} rows, call {self.call}>"
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Rows *start* to *stop* of a request; usually all of them."""
+
+    request: Request
+    start: int
+    stop: int
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Rows that run together: closed when it is made, never changed afterwards.
+
+    Attributes:
+        key: What its requests share.
+        parts: In the order of their rows.
+        rows: Their sum.
+        closed_at: When it was made (seconds, monotonic clock).
+        is_split: Whether a part is less than its whole request.
+        losses: How many workers died while they ran it.
+    """
+
+    key: BatchKey
+    parts: list[Part]
+    rows: int
+    closed_at: float
+    is_split: bool = False
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output of a batch.
+
+    Attributes:
+        name: Its name.
+        datatype: Its datatype.
+        shape: All axes; the first counts rows where the model batches.
+        data: Its raw bytes.
+        row_starts: For BYTES, where each row begins and the last one ends; else None.
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: Buffer
+    row_starts: Sequence[int] | None = None
+
+    def rows(self, start: int, stop: int, batch_rows: int) -> Buffer:
+        """The raw bytes of rows *start* to *stop* of a batch of *batch_rows* rows."""
+        if start == 0 and stop == batch_rows:
+            return self.data
+        if self.row_starts is not None:
+            return self.data[self.row_starts[start] : self.row_starts[stop]]
+        row_bytes = len(self.data) // batch_rows
+        return self.data[start * row_bytes : stop * row_bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Outputs:
+    """What a batch brought back.
+
+    Attributes:
+        model: Served name and version, as the response states them.
+        tensors: The outputs, in the order of the response.
+        rows: Rows of the batch.
+        heads: Room for the transport to keep encoded response headers, by rows, for this batch.
+    """
+
+    model: tuple[str, str]
+    tensors: tuple[OutputTensor, ...]
+    rows: int
+    heads: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartAnswer:
+    """The answer to one part of a split request, kept until all parts are there."""
+
+    start: int
+    stop: int
+    tensors: tuple[OutputTensor, ...]
+
+
+class Instants(NamedTuple):
+    """When a batch passed the worker's steps: CLOCK_MONOTONIC in nanoseconds."""
+
+    received: int
+    staged: int
+    computed: int
+    finished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a batch ended.
+
+    Attributes:
+        outputs: What it brought back; None where *error* says why not.
+        error: Why there are no outputs.
+        instants: When it passed the worker's steps.
+        is_detached: Whether the outputs no longer depend on the slot.
+        overflowed: Whether the outputs exceeded the slot.
+    """
+
+    outputs: Outputs | None = None
+    error: HeadraceError | None = None
+    instants: Instants | None = None
+    is_detached: bool = True
+    overflowed: bool = False
+
+
+class Target(Protocol):
+    """What requests are submitted to: the scheduler of one model version."""
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue *requests*; each is answered through its reply."""
+
+    def cancel(self, request: Request) -> None:
+        """The caller of *request* left."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What was worked out once for all requests that look alike.
+
+    Attributes:
+        target: Where they are submitted.
+        key: Their batch key.
+        rows: Their rows.
+        order: For each input of the key, which tensor of the request fills it.
+        byte_counts: Expected length of each tensor of the request; -1 for BYTES.
+        element_counts: Elements of each tensor of the request.
+        exact: Which tensors hold integers that must stay within 2**53.
+        timeout_s: How long they may take at most; infinity for no limit.
+    """
+
+    target: Target
+    key: BatchKey
+    rows: int
+    order: tuple[int, ...]
+    byte_counts: tuple[int, ...]
+    element_counts: tuple[int, ...]
+    exact: tuple[int, ...]
+    timeout_s: float = math.inf

@@ -1,0 +1,215 @@
+"""Loop: one model instance on a thread of its own, from frames to its adapter and back.
+
+The thread loads the model, tells the daemon what it found, then runs batches one after another. On
+an asynchronous device the next batch is staged and launched before the last one is waited for.
+"""
+
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.signature import Signature
+
+from ..adapters import Artifact, LoadError, adapter_of
+from ..adapters.base import Adapter, Tensors
+from ..adapters.probe import probe
+from ..devices import DeviceUnavailable, open_device
+from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
+from ..types import Instants
+from .tensors import read_inputs, write_outputs
+
+MESSAGE_CHARS_MAX = 300
+# A path in an exception's message tells a caller about our host, not about their request.
+_PATH = re.compile(r"(?<![\w.])/(?:[^\s'\"/:,;()]+/)+[^\s'\"/:,;()]*")
+
+
+class UnknownOutput(Exception):
+    """An output was asked for that the model does not give."""
+
+
+class OutputMismatch(Exception):
+    """The model's answer is not one row per row."""
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A batch whose computation was started."""
+
+    run: RunFrame
+    result: Any
+    received_ns: int
+    staged_ns: int
+    computed_ns: int
+
+
+class InstanceThread:
+    """One instance. `submit` and `close` are called from the receiving thread."""
+
+    def __init__(self, spec: dict[str, Any], frames: FrameSocket, memory: memoryview) -> None:
+        self._spec = spec
+        self._frames = frames
+        self._memory = memory
+        self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
+        self._signature: Signature | None = None
+        self._is_batchable = False
+        name = f"instance-{spec['instance']}-{spec['name']}"
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, run: RunFrame) -> None:
+        """Queue a batch."""
+        self._inbox.put((run, time.monotonic_ns()))
+
+    def close(self) -> None:
+        """Let the thread end after the batches it has, and free the model."""
+        self._inbox.put(None)
+
+    def _main(self) -> None:
+        instance = self._spec["instance"]
+        try:
+            adapter = self._load()
+        except Exception as error:  # noqa: BLE001 - whatever a model does at load, the worker lives.
+            if not isinstance(error, LoadError | DeviceUnavailable):
+                traceback.print_exc()
+            failure = {"instance": instance, "message": str(error) or type(error).__name__}
+            self._frames.send_json(Kind.LOAD_FAILED, failure)
+            return
+        try:
+            self._serve(adapter)
+        finally:
+            adapter.close()
+
+    def _load(self) -> Adapter:
+        spec = self._spec
+        began = time.monotonic()
+        signature = spec["signature"]
+        artifact = Artifact(
+            path=Path(spec["path"]),
+            config=spec["config"],
+            pyfunc=spec["pyfunc"],
+            signature=None if signature is None else Signature.from_json(signature),
+            method=spec["method"],
+        )
+        # Code that was shipped with the model must be importable before it is unpickled.
+        if code := artifact.pyfunc.get("code"):
+            sys.path.insert(0, str(artifact.path / code))
+        device = open_device(spec["device"], spec["threads"])
+        adapter = adapter_of(spec["flavor"])(artifact, device)
+        found = probe(adapter, _read_example(spec["example"]))
+        self._signature = found.signature
+        self._is_batchable = found.batchable
+        self._frames.send_json(
+            Kind.LOADED,
+            {
+                "instance": spec["instance"],
+                "signature": None if found.signature is None else found.signature.to_json(),
+                "batchable": found.batchable,
+                "why": found.why,
+                "device": device.name,
+                "load_s": time.monotonic() - began,
+                "probe_s": found.seconds,
+            },
+        )
+        return adapter
+
+    def _serve(self, adapter: Adapter) -> None:
+        launched: deque[_Launched] = deque()
+        ahead_max = 1 if adapter.device.is_asynchronous else 0
+        while True:
+            if len(launched) <= ahead_max:
+                try:
+                    item = self._inbox.get(block=not launched)
+                except queue.Empty:
+                    self._finish(adapter, launched.popleft())
+                    continue
+                if item is None:
+                    break
+                if (started := self._launch(adapter, *item)) is not None:
+                    launched.append(started)
+            if len(launched) > ahead_max:
+                self._finish(adapter, launched.popleft())
+        for last in launched:
+            self._finish(adapter, last)
+
+    def _launch(self, adapter: Adapter, run: RunFrame, received_ns: int) -> _Launched | None:
+        try:
+            staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
+            staged_ns = time.monotonic_ns()
+            result = adapter.launch(staged)
+        except Exception as error:  # noqa: BLE001 - a model may raise anything.
+            self._fail(run, error)
+            return None
+        return _Launched(run, result, received_ns, staged_ns, time.monotonic_ns())
+
+    def _finish(self, adapter: Adapter, launched: _Launched) -> None:
+        run = launched.run
+        try:
+            outputs = self._checked(adapter.finish(launched.result), run)
+            refs, fds = write_outputs(outputs, self._memory, run.out_offset, run.out_bytes)
+        except Exception as error:  # noqa: BLE001 - a model may raise anything.
+            self._fail(run, error)
+            return
+        instants = Instants(
+            launched.received_ns, launched.staged_ns, launched.computed_ns, time.monotonic_ns()
+        )
+        self._frames.send(Kind.DONE, DoneFrame(run.batch, instants, refs).pack(), fds)
+        for fd in fds:
+            os.close(fd)
+
+    def _checked(self, outputs: Tensors, run: RunFrame) -> Tensors:
+        """The outputs asked for, each with a row per row of the batch."""
+        if run.outputs:
+            missing = [name for name in run.outputs if name not in outputs]
+            if missing:
+                raise UnknownOutput(f"unknown output {missing[0]!r}: expected {list(outputs)}")
+            outputs = {name: outputs[name] for name in run.outputs}
+        if self._is_batchable:
+            for name, output in outputs.items():
+                if output.shape[:1] != (run.rows,):
+                    raise OutputMismatch(
+                        f"output {name!r} has shape {list(output.shape)} for {run.rows} rows"
+                    )
+        return outputs
+
+    def _fail(self, run: RunFrame, error: Exception) -> None:
+        error_id = uuid.uuid4().hex[:12]
+        lines = traceback.format_exception(error)
+        report = {"event": "model_raised", "error_id": error_id, "traceback": "".join(lines)}
+        print(json.dumps(report), file=sys.stderr, flush=True)  # noqa: T201 - the worker's log.
+        self._frames.send_json(
+            Kind.RUN_FAILED,
+            {
+                "batch": run.batch,
+                "type": type(error).__name__,
+                "message": _outward(str(error)),
+                "error_id": error_id,
+            },
+        )
+
+
+def _outward(message: str) -> str:
+    """The first line of an exception's message, bounded, without paths of this host."""
+    first = message.strip().partition("\n")[0]
+    return _PATH.sub("<path>", first)[:MESSAGE_CHARS_MAX]
+
+
+def _read_example(path: str | None) -> Tensors | None:
+    if path is None:
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return {
+            name: stored[name].astype(object) if stored[name].dtype.kind in "US" else stored[name]
+            for name in stored.files
+        }

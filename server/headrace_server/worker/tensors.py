@@ -1,0 +1,115 @@
+"""Tensors: from references in a frame to arrays over the arena, and back into it.
+
+Reading copies nothing but what must change its form: BYTES, BF16, and widened datatypes. Writing is
+the one copy of a model's outputs into the slot.
+"""
+
+import mmap
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.datatypes import BY_CODE, BYTES, DATATYPES, datatype_of
+from headrace.signature import Signature, TensorSpec
+from headrace.tensors import bf16_to_float32, decode_elements, element_offsets, encode_elements
+
+from ..arena import aligned
+from ..frames import Place, TensorRef
+
+Array = npt.NDArray[np.generic]
+
+
+def read_inputs(
+    refs: Sequence[TensorRef], memory: memoryview, signature: Signature | None
+) -> dict[str, Array]:
+    """The arrays that *refs* stand for, with the datatypes and axes of *signature*."""
+    specs = {} if signature is None else {spec.name: spec for spec in signature.inputs}
+    return {ref.name: _read(ref, memory, specs.get(ref.name)) for ref in refs}
+
+
+def _read(ref: TensorRef, memory: memoryview, spec: TensorSpec | None) -> Array:
+    datatype = BY_CODE[ref.code]
+    count = 1
+    for size in ref.shape:
+        count *= size
+    array: Array
+    if datatype.wire is None:
+        raw = memory[ref.offset : ref.offset + ref.nbytes]
+        elements = decode_elements(raw, count)
+        is_binary = spec is not None and spec.kind == "binary"
+        array = np.empty(count, object)
+        array[:] = elements if is_binary else _text(elements)
+    else:
+        array = np.frombuffer(memory, datatype.wire, count, ref.offset)
+        if datatype.name == "BF16":
+            array = bf16_to_float32(array)
+    shape = ref.shape
+    if spec is not None:
+        if spec.is_column:
+            shape = shape[:1]
+        array = array.astype(DATATYPES[spec.datatype].dtype, copy=False)
+    return array.reshape(shape)
+
+
+def _text(elements: list[bytes]) -> list[str] | list[bytes]:
+    """Strings, unless an element is not UTF-8: then these are bytes, as the caller sent them."""
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        return elements
+
+
+def write_outputs(
+    outputs: dict[str, Array], memory: memoryview, offset: int, nbytes: int
+) -> tuple[tuple[TensorRef, ...], tuple[int, ...]]:
+    """Write *outputs* into the slot at *offset*, or into a memfd where they exceed its *nbytes*.
+
+    Returns:
+        The references, and the descriptors that must ride along; the caller closes them.
+    """
+    arrays = [(name, *_as_wire(array)) for name, array in outputs.items()]
+    total = sum(
+        aligned(data.nbytes) + (0 if starts is None else aligned(starts.nbytes))
+        for _, _, _, data, starts in arrays
+    )
+    place = Place.ARENA
+    fds: tuple[int, ...] = ()
+    if total > nbytes:
+        fd = os.memfd_create("headrace-outputs", os.MFD_CLOEXEC)
+        os.ftruncate(fd, total)
+        memory, offset, place, fds = memoryview(mmap.mmap(fd, total)), 0, Place.MEMFD, (fd,)
+    refs = []
+    for name, code, shape, data, starts in arrays:
+        _put(memory, offset, data)
+        at, offset = offset, offset + aligned(data.nbytes)
+        row_ends = 0
+        if starts is not None:
+            _put(memory, offset, starts)
+            row_ends, offset = offset, offset + aligned(starts.nbytes)
+        refs.append(TensorRef(name, code, shape, at, data.nbytes, place, row_ends))
+    return tuple(refs), fds
+
+
+def _put(memory: memoryview, offset: int, data: Array) -> None:
+    target = np.frombuffer(memory, data.dtype, data.size, offset)
+    np.copyto(target, data.reshape(-1))
+
+
+def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
+    """Datatype code, shape, raw elements (not yet contiguous) and, for BYTES, where rows begin."""
+    datatype = datatype_of(array.dtype)
+    if datatype is not BYTES:
+        if array.dtype.kind == "M":
+            array = array.astype("datetime64[ns]").view(np.int64)
+        return datatype.code, array.shape, array, None
+    raw = encode_elements(_elements(array))
+    per_row = array.size // array.shape[0] if array.ndim and array.shape[0] else 1
+    offsets = np.asarray(element_offsets(raw, array.size), np.uint64)[:: max(per_row, 1)]
+    return BYTES.code, array.shape, np.frombuffer(raw, np.uint8), offsets
+
+
+def _elements(array: Array) -> list[object]:
+    """Strings and bytes as they are; anything else a model puts into an object array as its str."""
+    return [item if isinstance(item, str | bytes) else str(item) for item in array.ravel().tolist()]
