@@ -1,6 +1,8 @@
 """Command line: what a person types. Imports what a command needs when the command runs."""
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,7 +65,7 @@ def serve(
     Examples: `headrace serve` | `headrace serve models:/iris@champion --port 9000` |
     `headrace serve flowers=models:/iris/3 --set flowers.rows_max=16`
     """
-    _require_server()
+    _require("server", "pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
     from . import daemon
     from .settings import (
         ServerSettings,
@@ -86,19 +88,29 @@ def serve(
     raise typer.Exit(daemon.run(settings))
 
 
-def _require_server() -> None:
-    """Say how to get the daemon where only the client was installed."""
-    from importlib.util import find_spec
+@app.command()
+def demo(
+    directory: Annotated[
+        Path, typer.Option(help="Where the demo keeps its models; reused by the next run.")
+    ] = Path("demo"),
+    report: Annotated[Path, typer.Option(help="Where the figures go, as JSON.")] = Path(
+        "demo.json"
+    ),
+) -> None:
+    """Train three real models, serve them, send them held-out rows, and print what came back."""
+    _require("demo", "pygrpc_native", "mlflow", "sklearn", "torch", "onnx", "onnxscript")
+    from .demo.run import run_demo
 
-    missing = [
-        name
-        for name in ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
-        if find_spec(name) is None
-    ]
+    run_demo(directory, report)
+
+
+def _require(extra: str, *modules: str) -> None:
+    """Say how to get what a command needs where only a smaller part was installed."""
+    missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"serving needs packages that are not installed ({', '.join(missing)}): "
-            'pip install "headrace[server]"'
+            f"this command needs packages that are not installed ({', '.join(missing)}): "
+            f'pip install "headrace[{extra}]"'
         )
 
 

@@ -103,7 +103,6 @@ class Request:
         tensors: Sequence[Buffer],
         reply: Reply,
         call: object,
-        *,
         nbytes: int = 0,
         id_field: bytes = b"",
         arrived_at: float = 0.0,

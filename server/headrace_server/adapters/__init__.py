@@ -12,9 +12,12 @@ def adapter_of(flavor: str) -> type[Adapter]:
     Raises:
         LoadError: No adapter serves that flavor.
     """
-    if not flavor.isidentifier() or find_spec(f"{__name__}.{flavor}") is None or flavor == "base":
+    found: type[Adapter] | None = None
+    if flavor.isidentifier() and find_spec(f"{__name__}.{flavor}") is not None:
+        # The modules that adapters share define none.
+        found = getattr(import_module(f"{__name__}.{flavor}"), "ADAPTER", None)
+    if found is None:
         raise LoadError(f"the flavor {flavor!r} has no adapter")
-    found: type[Adapter] = import_module(f"{__name__}.{flavor}").ADAPTER
     return found
 
 

@@ -5,11 +5,13 @@ An adapter lives in a worker. It loads the framework's own object and calls it t
 names, datatypes and shapes. One file in this package is one flavor key of an MLmodel file.
 """
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,9 @@ from ..devices import Device
 
 Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
+
+# A cause longer than this is cut: some frameworks put a page into one exception.
+CAUSE_CHARS_MAX = 300
 
 
 class LoadError(Exception):
@@ -37,6 +42,7 @@ class Artifact:
         pyfunc: The python_function entry; empty where there is none.
         signature: The model's signature, None where it has none.
         method: The method to call instead of `predict_fn`; empty for the default.
+        example: The model's input example by input name, None where it has none.
     """
 
     path: Path
@@ -44,20 +50,40 @@ class Artifact:
     pyfunc: Mapping[str, Any]
     signature: Signature | None
     method: str = ""
+    example: Tensors | None = None
+
+    def file(self, key: str) -> Path:
+        """The file or folder that the flavor's entry *key* names.
+
+        Raises:
+            LoadError: There is no such entry, or the artifact lacks what it names.
+        """
+        name: str | None = self.config.get(key)
+        if not name:
+            raise LoadError(f"the MLmodel file names no {key!r} for this flavor")
+        found = self.path / name
+        if not found.exists():
+            raise LoadError(f"the artifact lacks {name!r}, which its MLmodel file names")
+        return found
 
 
 class Adapter(ABC):
     """A loaded model.
 
     Tensors handed in carry the signature's names, in its order, with its datatypes, all with the
-    same number of rows; a BYTES input is an object array of str, or of bytes where its kind is "binary".
-    For a model without a signature they are as the caller sent them.
+    same number of rows; a BYTES input is an object array of str, or of bytes where its kind is
+    "binary". For a model without a signature they are as the caller sent them.
 
     Tensors handed out keep the framework's own dtype. They may alias the inputs' memory: they are
     copied away before that memory is used again.
 
-    One thread at a time calls an adapter.
+    One thread at a time calls an adapter, the one that made it.
+
+    Attributes:
+        is_accelerated: Whether it can compute on an accelerator.
     """
+
+    is_accelerated: ClassVar[bool] = False
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         """Load the model.
@@ -83,7 +109,7 @@ class Adapter(ABC):
 
     def finish(self, launched: Any) -> Tensors:
         """Wait for the outputs and name them, on the host."""
-        return name_outputs(launched, self.artifact.signature)
+        return name_outputs(launched, self.signature)
 
     def close(self) -> None:  # noqa: B027 - most adapters have nothing to free by hand.
         """Free what the model holds; the adapter is not used afterwards."""
@@ -93,24 +119,82 @@ class Adapter(ABC):
         return self.finish(self.launch(self.stage(tensors)))
 
 
+@contextmanager
+def loading(extra: str, packages: Collection[str]) -> Iterator[None]:
+    """Turn whatever is raised while a model loads into a LoadError of one sentence.
+
+    Args:
+        extra: The extra of headrace that brings the flavor's packages.
+        packages: The top-level modules that this extra brings.
+    """
+    try:
+        yield
+    except LoadError:
+        raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in packages:
+            raise LoadError(
+                f'{module} is not installed: pip install "headrace[{extra}]"'
+            ) from error
+        raise LoadError(f"the model needs the module {error.name!r}, which is not here") from error
+    except Exception as error:
+        raise LoadError(f"the model does not load: {cause(error)}") from error
+
+
+def cause(error: Exception) -> str:
+    """Type and first line of *error*, bounded."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"[:CAUSE_CHARS_MAX]
+
+
+def is_unpickling_allowed() -> bool:
+    """Whether MLflow's own switch lets artifacts be unpickled.
+
+    Where it does not, adapters let MLflow load, so that its rules of what is safe hold unchanged.
+    """
+    switch = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    return switch.strip().lower() not in {"false", "0"}
+
+
+def stack_columns(columns: Sequence[Array], dtype: npt.DTypeLike) -> Array:
+    """The *columns*, each [rows], side by side: one row-major [rows, columns] array of *dtype*."""
+    table: Array = np.empty((len(columns[0]), len(columns)), dtype)
+    for index, column in enumerate(columns):
+        table[:, index] = column
+    return table
+
+
 def name_outputs(result: Any, signature: Signature | None) -> Tensors:
     """Name what a model returned.
 
     A dict gives its keys. A single array, or a sequence of arrays, takes the names of the
-    signature's outputs where the numbers agree, else "output-0", "output-1", ...
+    signature's outputs where the numbers agree, else "output-0", "output-1", ... A table whose
+    columns the signature names is taken apart into these.
     """
     if isinstance(result, Mapping):
         return {str(name): np.asarray(value) for name, value in result.items()}
-    values = list(result) if isinstance(result, tuple | list) else [result]
     specs = signature.outputs if signature is not None else ()
+    values = _arrays(result)
+    is_table = len(specs) > 1 and all(spec.is_column for spec in specs)
+    if is_table and len(values) == 1 and values[0].shape[1:] == (len(specs),):
+        values = [values[0][:, index] for index in range(len(specs))]
     names = (
         [spec.name for spec in specs]
         if len(specs) == len(values)
         else [f"output-{i}" for i in range(len(values))]
     )
-    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    return dict(zip(names, values, strict=True))
 
 
 def spec_of(name: str, array: Array) -> TensorSpec:
     """The spec of one output as it was seen: its datatype and shape, with any number of rows."""
     return TensorSpec(name, datatype_of(array.dtype).name, (-1, *array.shape[1:]))
+
+
+def _arrays(result: Any) -> list[Array]:
+    """One array per output. A list of anything but arrays is one output, one element per row."""
+    is_many = isinstance(result, tuple) or (
+        isinstance(result, list) and len(result) > 0 and getattr(result[0], "ndim", 0) > 0
+    )
+    return [np.asarray(value) for value in result] if is_many else [np.asarray(result)]

@@ -179,9 +179,7 @@ class Repository:
         except HeadraceError as error:
             model.reason = error.message
             model.state = State.FAILED
-            _log.error(
-                "model_failed", model=model.name, version=model.version, why=model.reason
-            )
+            _log.error("model_failed", model=model.name, version=model.version, why=model.reason)
         else:
             _log.info(
                 "model_ready",

@@ -144,7 +144,7 @@ class Batcher:
         return late
 
     def next_action(self, now: float) -> Dispatch | WaitUntil:
-        """Close the batch that should run now, on an instance that is free, or say how long to wait.
+        """Close the batch that should run now, for a free instance, or say how long to wait.
 
         Late requests must have been expired for the same *now*: they are never dispatched.
         """

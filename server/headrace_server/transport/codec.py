@@ -104,28 +104,31 @@ class Decoder:
         except IndexError:
             begin = at = 0
         for layout in self._layouts.get((payload[:at], len(payload) - begin), ()):
-            if payload.startswith(layout.header, begin) and all(
-                payload.startswith(tag, begin + offset) for offset, tag in layout.tags
-            ):
+            if not payload.startswith(layout.header, begin):
+                continue
+            # A loop, not all(): a generator would cost as much as the comparisons.
+            for offset, tag in layout.tags:
+                if not payload.startswith(tag, begin + offset):
+                    break
+            else:
                 plan = layout.plan
-                tensors: list[Buffer]
-                if layout.nbytes <= _SLICE_BYTES_MAX:
-                    tensors = [payload[begin + a : begin + b] for a, b in layout.slices]
-                else:
-                    view = memoryview(payload)
-                    tensors = [view[begin + a : begin + b] for a, b in layout.slices]
+                whole = payload if layout.nbytes <= _SLICE_BYTES_MAX else memoryview(payload)
+                tensors = [whole[begin + a : begin + b] for a, b in layout.slices]
                 if plan.exact:
                     _check_exact(plan, tensors)
+                if plan.timeout_s != math.inf:
+                    deadline_at = min(deadline_at, now + plan.timeout_s)
+                id_field = payload[at:begin]
                 return plan, Request(
                     plan.key,
                     plan.rows,
                     tensors,
                     reply,
                     call,
-                    nbytes=layout.nbytes,
-                    id_field=payload[at:begin],
-                    arrived_at=now,
-                    deadline_at=min(deadline_at, now + plan.timeout_s),
+                    layout.nbytes,
+                    id_field,
+                    now,
+                    deadline_at,
                 )
         return self._decode_slowly(payload, reply, call, now, deadline_at, at, begin)
 
@@ -161,10 +164,10 @@ class Decoder:
             tensors,
             reply,
             call,
-            nbytes=sum(map(len, tensors)),
-            id_field=fields.id_field,
-            arrived_at=now,
-            deadline_at=min(deadline_at, now + plan.timeout_s),
+            sum(map(len, tensors)),
+            fields.id_field,
+            now,
+            min(deadline_at, now + plan.timeout_s),
         )
 
     def _plan(self, fields: "_Fields") -> tuple[Plan, list[Buffer] | None]:
@@ -250,9 +253,10 @@ class Encoder:
         if head is None:
             head = heads[stop - start] = _head(outputs, stop - start)
         pieces: list[Buffer] = [head.model, request.id_field, head.outputs]
-        for tensor, prefix in zip(outputs.tensors, head.prefixes, strict=True):
-            data = tensor.rows(start, stop, outputs.rows)
-            pieces.append(prefix or _TAG_RAW_OUTPUT + _varint(len(data)))
+        rows = outputs.rows
+        for index, tensor in enumerate(outputs.tensors):
+            data = tensor.rows(start, stop, rows)
+            pieces.append(head.prefixes[index] or _TAG_RAW_OUTPUT + _varint(len(data)))
             pieces.append(data)
         return b"".join(pieces)
 

@@ -25,7 +25,7 @@ from headrace.signature import Signature
 from ..adapters import Artifact, LoadError, adapter_of
 from ..adapters.base import Adapter, Tensors
 from ..adapters.probe import probe
-from ..devices import DeviceUnavailable, open_device
+from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
 from ..types import Instants
 from .tensors import read_inputs, write_outputs
@@ -83,7 +83,7 @@ class InstanceThread:
         except Exception as error:  # noqa: BLE001 - whatever a model does at load, the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
                 traceback.print_exc()
-            failure = {"instance": instance, "message": str(error) or type(error).__name__}
+            failure = {"instance": instance, "message": _outward(str(error) or repr(error))}
             self._frames.send_json(Kind.LOAD_FAILED, failure)
             return
         try:
@@ -95,19 +95,21 @@ class InstanceThread:
         spec = self._spec
         began = time.monotonic()
         signature = spec["signature"]
+        example = _read_example(spec["example"])
         artifact = Artifact(
             path=Path(spec["path"]),
             config=spec["config"],
             pyfunc=spec["pyfunc"],
             signature=None if signature is None else Signature.from_json(signature),
             method=spec["method"],
+            example=example,
         )
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        device = open_device(spec["device"], spec["threads"])
-        adapter = adapter_of(spec["flavor"])(artifact, device)
-        found = probe(adapter, _read_example(spec["example"]))
+        adapter_type = adapter_of(spec["flavor"])
+        adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
+        found = probe(adapter, example)
         self._signature = found.signature
         self._is_batchable = found.batchable
         self._frames.send_json(
@@ -117,7 +119,7 @@ class InstanceThread:
                 "signature": None if found.signature is None else found.signature.to_json(),
                 "batchable": found.batchable,
                 "why": found.why,
-                "device": device.name,
+                "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
             },
@@ -197,6 +199,20 @@ class InstanceThread:
                 "error_id": error_id,
             },
         )
+
+
+def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
+    """The device that was asked for; "auto" is the first GPU for adapters that use one."""
+    name, threads = spec["device"], spec["threads"]
+    if name != "auto":
+        return open_device(name, threads)
+    if is_accelerated:
+        try:
+            return open_device("cuda:0", threads)
+        except DeviceUnavailable as error:
+            report = {"event": "no_gpu", "model": spec["name"], "why": str(error)}
+            print(json.dumps(report), file=sys.stderr, flush=True)  # noqa: T201 - the worker's log.
+    return open_device("cpu", threads)
 
 
 def _outward(message: str) -> str:

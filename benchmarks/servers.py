@@ -1,0 +1,134 @@
+"""Servers under measurement: started on one core, asked once, their CPU time and memory read."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+
+from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+READY_S_MAX = 120.0
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        pid: Its first process.
+        port: Where it listens.
+        ready_s: From its start to its readiness; None where that is not measured.
+    """
+
+    pid: int
+    port: int
+    ready_s: float | None = None
+
+    def cpu_s(self) -> float:
+        """CPU time of all its processes so far (/proc/PID/task/TID/schedstat, in nanoseconds)."""
+        total_ns = 0
+        for process in self._processes():
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                total_ns += int((task / "schedstat").read_text().split()[0])
+        return total_ns / 1e9
+
+    def resident_bytes(self) -> int:
+        """Resident memory of its first process."""
+        resident: int = psutil.Process(self.pid).memory_info().rss
+        return resident
+
+    def _processes(self) -> list[psutil.Process]:
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
+
+
+@contextmanager
+def control(core: int) -> Iterator[Server]:
+    """The bare transport."""
+    command = [*_pin(core), sys.executable, str(HERE / "control.py"), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Server(process.pid, int(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+@contextmanager
+def daemon(core: int, tracking_uri: str, uris: Sequence[str]) -> Iterator[Server]:
+    """The installed headrace, ready to serve *uris*."""
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
+        command = [*_pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
+        command += ["--tracking-uri", tracking_uri, "--port", "0", "--metrics-port", "0"]
+        began = time.monotonic()
+        process = subprocess.Popen(command, stderr=log)
+        try:
+            port = _wait_ready(process, Path(log.name))
+            yield Server(process.pid, port, time.monotonic() - began)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _pin(core: int) -> list[str]:
+    return ["taskset", "-c", str(core)]
+
+
+def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> int:
+    until = time.monotonic() + READY_S_MAX
+    port = 0
+    while time.monotonic() < until and process.poll() is None:
+        for line in log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "listening":
+                port = event["port"]
+            if event.get("event") == "ready" and not event["failed"]:
+                return port
+        time.sleep(0.02)
+    raise SystemExit(f"the daemon did not become ready:\n{log.read_text()}")
+
+
+def body(model: str, inputs: dict[str, np.ndarray]) -> bytes:
+    """A ModelInferRequest for *model*."""
+    request = ModelInferRequest(model_name=model)
+    datatypes = {"float64": "FP64", "float32": "FP32"}
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=datatypes[array.dtype.name], shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    return request.SerializeToString()
+
+
+def ask(server: Server, payload: bytes) -> bytes:
+    """The server's answer to *payload*, checked to be one."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        raw: bytes = channel.unary_unary(INFER)(payload, timeout=30)
+    response = ModelInferResponse.FromString(raw)
+    assert len(response.outputs) == len(response.raw_output_contents) >= 1, response
+    assert all(response.raw_output_contents), response
+    return raw
+
+
+def framed(payload: bytes) -> bytes:
+    """A message as gRPC frames it: uncompressed, with its length."""
+    return b"\0" + struct.pack(">I", len(payload)) + payload
+
+
+def cores() -> tuple[int, int]:
+    """A core for the server and one for the load."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise SystemExit("this benchmark needs two cores: one for the server, one for the load")
+    return usable[0], usable[1]

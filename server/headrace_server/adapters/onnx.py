@@ -1,0 +1,184 @@
+"""Onnx: graphs that MLflow's onnx flavor saved, run by a session of our own.
+
+The signature's inputs are fed to the graph's by name, or by position where the names differ, and in
+the graph's own types. Neither onnx nor MLflow is imported.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from headrace.datatypes import DATATYPES
+from headrace.signature import Signature, TensorSpec
+
+from ..devices import Device
+from ..devices.cpu import dense
+from .base import Adapter, Array, Artifact, LoadError, Tensors, loading, stack_columns
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+class OnnxAdapter(Adapter):
+    """An onnxruntime session on the device."""
+
+    is_accelerated = True
+
+    def __init__(self, artifact: Artifact, device: Device) -> None:
+        super().__init__(artifact, device)
+        if artifact.method:
+            raise LoadError(
+                f"an ONNX graph has no methods, so {artifact.method!r} cannot be called"
+            )
+        with loading("onnx", ("onnxruntime",)):
+            self._session = _open(artifact, device)
+        graph_inputs = [_spec(node) for node in self._session.get_inputs()]
+        if not graph_inputs:
+            raise LoadError("the graph has no inputs")
+        graph_outputs = [node.name for node in self._session.get_outputs()]
+        self._signature = artifact.signature or _graph_signature(self._session, graph_inputs)
+        inputs = self._signature.inputs
+        self._is_table = len(graph_inputs) == 1 and all(spec.is_column for spec in inputs)
+        self._targets = {} if self._is_table else _matched(inputs, graph_inputs)
+        self._matrix = graph_inputs[0]
+        self._asked, self._names = _outputs(graph_outputs, self._signature)
+
+    @property
+    def signature(self) -> Signature:
+        """The artifact's, else the graph's own inputs and outputs."""
+        return self._signature
+
+    def stage(self, tensors: Tensors) -> Tensors:
+        """What the graph is fed, by the graph's input names."""
+        if self._is_table:
+            dtype = DATATYPES[self._matrix.datatype].dtype
+            table = stack_columns(list(tensors.values()), dtype)
+            return {self._matrix.name: _fed(table, self._matrix)}
+        return {
+            self._targets[name].name: _fed(array, self._targets[name])
+            for name, array in tensors.items()
+        }
+
+    def launch(self, staged: Tensors) -> list[Any]:
+        """Run the graph."""
+        results: list[Any] = self._session.run(self._asked, staged)
+        return results
+
+    def finish(self, launched: list[Any]) -> Tensors:
+        """Name the outputs."""
+        return {name: _array(value) for name, value in zip(self._names, launched, strict=True)}
+
+    def close(self) -> None:
+        """Let go of the session, which frees what it holds on the device."""
+        del self._session
+
+
+def _open(artifact: Artifact, device: Device) -> Any:
+    import onnxruntime
+
+    kind, _, index = device.name.partition(":")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if kind == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(index)}))
+    # By path, not by bytes: tensors may lie in files beside the graph.
+    session = onnxruntime.InferenceSession(
+        str(artifact.file("data")),
+        sess_options=_options(artifact.config.get("onnx_session_options") or {}, device.threads),
+        providers=providers,
+    )
+    # onnxruntime goes on without a provider that does not start.
+    if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise LoadError(f"onnxruntime could not start its CUDA provider on {device.name}")
+    return session
+
+
+def _options(wanted: dict[str, Any], threads: int) -> Any:
+    """Session options as MLflow reads them from an MLmodel file, with *threads* as the default."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = wanted.get("intra_op_num_threads") or threads
+    if inter_op_num_threads := wanted.get("inter_op_num_threads"):
+        options.inter_op_num_threads = inter_op_num_threads
+    if mode := wanted.get("execution_mode"):
+        options.execution_mode = getattr(onnxruntime.ExecutionMode, f"ORT_{mode.upper()}")
+    if level := wanted.get("graph_optimization_level"):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel(level)
+    for key, value in (wanted.get("extra_session_config") or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _spec(node: Any) -> TensorSpec:
+    """An input or output of the graph; an axis that has a name or nothing for a size may be any."""
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise LoadError(f"{node.name!r} of the graph is a {node.type}, which no datatype carries")
+    sizes = (size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(node.name, datatype, tuple(sizes))
+
+
+def _graph_signature(session: Any, inputs: list[TensorSpec]) -> Signature:
+    """The graph's own signature; its outputs stay open where one is no tensor."""
+    nodes = session.get_outputs()
+    are_tensors = all(node.type in _DATATYPES for node in nodes)
+    return Signature(tuple(inputs), tuple(map(_spec, nodes)) if are_tensors else ())
+
+
+def _matched(
+    inputs: tuple[TensorSpec, ...], graph_inputs: list[TensorSpec]
+) -> dict[str, TensorSpec]:
+    """The graph's input for each of the signature's, by name, else by position."""
+    by_name = {spec.name: spec for spec in graph_inputs}
+    if by_name.keys() == {spec.name for spec in inputs}:
+        return by_name
+    if len(inputs) != len(graph_inputs):
+        raise LoadError(
+            f"the signature's inputs {[s.name for s in inputs]} do not match the graph's "
+            f"{list(by_name)}"
+        )
+    return {spec.name: target for spec, target in zip(inputs, graph_inputs, strict=True)}
+
+
+def _outputs(graph_outputs: list[str], signature: Signature) -> tuple[list[str], list[str]]:
+    """Which outputs to ask the graph for, and what to call them.
+
+    The signature's names where it has the graph's names in any order, or as many of its own.
+    """
+    declared = [spec.name for spec in signature.outputs]
+    if set(declared) == set(graph_outputs):
+        return declared, declared
+    return graph_outputs, declared if len(declared) == len(graph_outputs) else graph_outputs
+
+
+def _fed(array: Array, target: TensorSpec) -> Array:
+    """*array* in the graph's type and rank: a column has one axis here and may have two there."""
+    array = dense(array.astype(DATATYPES[target.datatype].dtype, copy=False))
+    if array.ndim == 1 and len(target.shape) == 2:
+        return array[:, np.newaxis]
+    if array.ndim == 2 and len(target.shape) == 1 and array.shape[1] == 1:
+        return array[:, 0]
+    return array
+
+
+def _array(value: Any) -> Array:
+    """One output. Classifiers made by skl2onnx return a dict of probabilities per row."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return np.array([list(row.values()) for row in value], np.float32)
+    return np.asarray(value)
+
+
+ADAPTER = OnnxAdapter

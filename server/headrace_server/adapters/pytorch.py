@@ -1,0 +1,145 @@
+"""Pytorch: modules that MLflow's pytorch flavor saved, pickled or as torch.export programs (pt2).
+
+Tensors go in by position in the signature's order, or by the names of `forward` where these are the
+signature's. A table of columns goes in as one float32 matrix, as MLflow's own wrapper does it.
+"""
+
+import inspect
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.datatypes import BYTES, DATATYPES
+
+from ..devices import Device
+from .base import (
+    Adapter,
+    Artifact,
+    LoadError,
+    Tensors,
+    is_unpickling_allowed,
+    loading,
+    name_outputs,
+    stack_columns,
+)
+
+# MLflow's own pickle module differs from the standard one in writing only.
+READS_LIKE_PICKLE = frozenset({"mlflow.pytorch.pickle_module", "cloudpickle", "pickle"})
+
+
+class PytorchAdapter(Adapter):
+    """A torch module in inference mode on its device."""
+
+    is_accelerated = True
+
+    def __init__(self, artifact: Artifact, device: Device) -> None:
+        super().__init__(artifact, device)
+        with loading("torch", ("torch", "cloudpickle")):
+            import torch
+
+            torch.set_num_threads(device.threads)
+            module = _load(artifact, device.name)
+        if not callable(module):
+            raise LoadError(f"the artifact holds a {type(module).__name__}, not a torch module")
+        call = getattr(module, artifact.method, None) if artifact.method else module
+        if not callable(call):
+            raise LoadError(f"{type(module).__name__} has no method {artifact.method!r}")
+        self._call = call
+        inputs = artifact.signature.inputs if artifact.signature is not None else ()
+        for spec in inputs:
+            if DATATYPES[spec.datatype] is BYTES:
+                raise LoadError(f"torch takes no strings, but input {spec.name!r} is BYTES")
+        self._is_table = bool(inputs) and all(spec.is_column for spec in inputs)
+        self._parameters = _parameters(getattr(module, artifact.method or "forward", None))
+
+    def stage(self, tensors: Tensors) -> dict[str, Any]:
+        """Tensors on the device, by input name; one unnamed matrix for a table of columns."""
+        if self._is_table:
+            return {"": self.device.stage(stack_columns(list(tensors.values()), np.float32))}
+        return {name: self.device.stage(array) for name, array in tensors.items()}
+
+    def launch(self, staged: dict[str, Any]) -> Any:
+        """Call the module; on an asynchronous device the result may not be there yet."""
+        import torch
+
+        with torch.inference_mode():
+            leading = self._parameters[: len(staged)]
+            if staged.keys() == set(leading):
+                # By position even so: an exported program takes only the call it was traced with.
+                return self._call(*(staged[name] for name in leading))
+            if staged.keys() <= set(self._parameters):
+                return self._call(**staged)
+            return self._call(*staged.values())
+
+    def finish(self, launched: Any) -> Tensors:
+        """Bring every tensor to the host, and name it."""
+        if isinstance(launched, dict):
+            return name_outputs({k: self._host(v) for k, v in launched.items()}, None)
+        if isinstance(launched, tuple | list):
+            return name_outputs(tuple(map(self._host, launched)), self.signature)
+        return name_outputs(self._host(launched), self.signature)
+
+    def close(self) -> None:
+        """Let go of the module."""
+        del self._call
+
+    def _host(self, value: Any) -> Any:
+        import torch
+
+        return self.device.finish(value) if isinstance(value, torch.Tensor) else value
+
+
+def _load(artifact: Artifact, device: str) -> Any:
+    import torch
+
+    data = artifact.file("model_data")
+    exported, pickled = data / "model.pt2", data / "model.pth"
+    if not is_unpickling_allowed():
+        import mlflow.pytorch
+
+        return mlflow.pytorch.load_model(str(artifact.path), device=device)
+    if pickled.exists():
+        return _unpickle(pickled, device)
+    if data.is_file():
+        return _unpickle(data, device)
+    if not exported.exists():
+        raise LoadError(f"{data.name!r} holds neither 'model.pth' nor 'model.pt2'")
+    program = torch.export.load(exported)
+    if device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    # Exported programs are fixed in evaluation mode; calling eval() on one raises.
+    return program.module()
+
+
+def _unpickle(file: Path, device: str) -> Any:
+    import torch
+
+    info = file.with_name("pickle_module_info.txt")
+    module = info.read_text().strip() if info.exists() else "pickle"
+    with warnings.catch_warnings():
+        # torch.load recognizes TorchScript and says so in a warning.
+        warnings.simplefilter("ignore")
+        model = torch.load(
+            file,
+            map_location=device,
+            pickle_module=import_module("pickle" if module in READS_LIKE_PICKLE else module),
+            weights_only=False,
+        )
+    return model.eval().to(device) if isinstance(model, torch.nn.Module) else model
+
+
+def _parameters(forward: Any) -> list[str]:
+    """The names that *forward* takes by position or name; none where it does not tell."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+ADAPTER = PytorchAdapter

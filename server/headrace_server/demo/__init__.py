@@ -1,0 +1,1 @@
+"""Demo: three real models, trained, registered, served and asked, in one command."""

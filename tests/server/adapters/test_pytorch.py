@@ -1,0 +1,276 @@
+"""How torch modules are opened, called and answered."""
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from headrace.signature import Signature, TensorSpec
+from headrace_server.adapters import Artifact, LoadError
+from headrace_server.adapters.base import Array
+from headrace_server.adapters.pytorch import PytorchAdapter
+from headrace_server.devices import open_device
+
+MATRIX = Signature((TensorSpec("input-0", "FP32", (-1, 2)),))
+ROWS: models.Tensors = {"input-0": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)}
+
+Opener = Callable[..., PytorchAdapter]
+
+
+class MetaDevice:
+    """torch's device of shapes without values: what computes on it was moved there, as to a GPU."""
+
+    name = "meta"
+    is_asynchronous = True
+    threads = 1
+
+    def stage(self, host: Array) -> torch.Tensor:
+        return torch.from_numpy(host).to("meta")
+
+    def finish(self, result: torch.Tensor) -> Array:
+        assert result.device.type == "meta"
+        return np.zeros(result.shape)
+
+
+@pytest.fixture(name="open_module")
+def _open_module(tmp_path: Path) -> Opener:
+    def open_module(module: Any, signature: Signature | None = MATRIX, **fields: Any) -> Any:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        torch.save(module, tmp_path / "data" / "model.pth")
+        artifact = Artifact(tmp_path, {"model_data": "data"}, {}, signature, **fields)
+        return PytorchAdapter(artifact, open_device("cpu"))
+
+    return open_module
+
+
+class Shaped(torch.nn.Module):
+    """Returns its input in the way it was told to."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self.answer = answer
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        first, second = x[:, 0], x[:, 1]
+        match self.answer:
+            case "tuple":
+                return first, second
+            case "list":
+                return [first, second]
+            case "dict":
+                return {"b": second, "a": first}
+            case "bfloat16":
+                return x.bfloat16()
+            case "parameter":
+                return self.weight
+            case "training":
+                return torch.full_like(first, float(self.training))
+            case "dtype":
+                return torch.full_like(first, float(x.dtype == torch.float32))
+        return x * self.weight
+
+    def doubled(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+class Keywords(torch.nn.Module):
+    """forward(x, scale, shift): y = x * scale + shift."""
+
+    def forward(
+        self, x: torch.Tensor, scale: float = 10.0, shift: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return x * scale + (0 if shift is None else shift)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("tuple", {"output-0": [1.0, 3.0], "output-1": [2.0, 4.0]}),
+        ("list", {"output-0": [1.0, 3.0], "output-1": [2.0, 4.0]}),
+        ("dict", {"b": [2.0, 4.0], "a": [1.0, 3.0]}),
+        ("tensor", {"output-0": [[1.0, 2.0], [3.0, 4.0]]}),
+    ],
+)
+def test_tensors_tuples_lists_and_dicts_are_named(
+    answer: str, expected: dict[str, Any], open_module: Opener
+) -> None:
+    named = open_module(Shaped(answer)).predict(ROWS)
+
+    assert {name: array.tolist() for name, array in named.items()} == expected
+
+
+def test_a_tuple_takes_the_declared_names(open_module: Opener) -> None:
+    outputs = tuple(TensorSpec(name, "FP32", (-1,)) for name in ("low", "high"))
+
+    named = open_module(Shaped("tuple"), Signature(MATRIX.inputs, outputs)).predict(ROWS)
+
+    assert list(named) == ["low", "high"]
+
+
+def test_bfloat16_comes_back_as_float32(open_module: Opener) -> None:
+    answer = open_module(Shaped("bfloat16")).predict(ROWS)["output-0"]
+
+    assert answer.dtype == np.float32
+    assert answer.tolist() == ROWS["input-0"].tolist()
+
+
+def test_a_parameter_can_be_an_answer(open_module: Opener) -> None:
+    assert open_module(Shaped("parameter")).predict(ROWS)["output-0"].tolist() == [1.0, 1.0]
+
+
+def test_a_module_saved_while_training_is_served_in_evaluation_mode(open_module: Opener) -> None:
+    answer = open_module(Shaped("training").train()).predict(ROWS)
+
+    assert answer["output-0"].tolist() == [0.0, 0.0]
+
+
+def test_double_columns_reach_the_module_as_float32(open_module: Opener) -> None:
+    signature = Signature(tuple(TensorSpec(n, "FP64", (-1,), "double") for n in "ab"))
+
+    answer = open_module(Shaped("dtype"), signature).predict({"a": np.ones(3), "b": np.ones(3)})
+
+    assert answer["output-0"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # Names that forward does not know: by position.
+        (("input-0", "input-1"), [2.0 * 3.0]),
+        (("x", "scale"), [2.0 * 3.0]),
+        (("scale", "x"), [2.0 * 3.0]),
+        # One parameter in between is left out.
+        (("x", "shift"), [2.0 * 10.0 + 3.0]),
+        (("shift", "x"), [2.0 * 10.0 + 3.0]),
+    ],
+)
+def test_inputs_find_their_parameters_by_name_else_by_position(
+    names: tuple[str, str], expected: list[float], open_module: Opener
+) -> None:
+    signature = Signature(tuple(TensorSpec(name, "FP32", (-1,)) for name in names))
+    values = {"x": 2.0, "input-0": 2.0}
+    rows: models.Tensors = {name: np.array([values.get(name, 3.0)], np.float32) for name in names}
+
+    assert open_module(Keywords(), signature).predict(rows)["output-0"].tolist() == expected
+
+
+def test_without_a_signature_tensors_go_in_as_they_came(open_module: Opener) -> None:
+    adapter = open_module(Keywords(), None)
+
+    assert adapter.signature is None
+    answer = adapter.predict({"x": np.array([2.0]), "scale": np.array([3.0])})
+    assert answer["output-0"].tolist() == [6.0]
+
+
+def test_staging_shares_the_callers_memory(open_module: Opener) -> None:
+    (staged,) = open_module(Shaped("tensor")).stage(ROWS).values()
+
+    assert staged.data_ptr() == ROWS["input-0"].ctypes.data
+
+
+@pytest.mark.parametrize("name", ["torch_pickle", "torch_script", "torch_pt2"])
+def test_modules_and_exported_programs_are_moved_to_the_device(name: str) -> None:
+    model = models.model(name)
+
+    answer = PytorchAdapter(model.artifact, MetaDevice()).predict(model.rows(5))
+
+    assert answer["output-0"].shape == (5, 3)
+
+
+def test_another_method_can_be_asked_for(open_module: Opener) -> None:
+    adapter = open_module(Shaped("tensor"), method="doubled")
+
+    assert adapter.predict(ROWS)["output-0"].tolist() == [[2.0, 4.0], [6.0, 8.0]]
+
+
+def test_a_method_that_the_module_lacks_is_an_error_of_loading(open_module: Opener) -> None:
+    with pytest.raises(LoadError, match=r"^Shaped has no method 'tripled'$"):
+        open_module(Shaped("tensor"), method="tripled")
+
+
+def test_weights_without_a_module_are_not_served(open_module: Opener) -> None:
+    with pytest.raises(LoadError, match=r"^the artifact holds a OrderedDict, not a torch module$"):
+        open_module(Shaped("tensor").state_dict())
+
+
+def test_strings_are_refused_at_loading(open_module: Opener) -> None:
+    signature = Signature((TensorSpec("text", "BYTES", (-1,), "string"),))
+
+    with pytest.raises(LoadError, match=r"^torch takes no strings, but input 'text' is BYTES$"):
+        open_module(Shaped("tensor"), signature)
+
+
+def test_calls_use_the_devices_threads(open_module: Opener) -> None:
+    before = torch.get_num_threads()
+    try:
+        artifact = open_module(Shaped("tensor")).artifact
+        PytorchAdapter(artifact, open_device("cpu", threads=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_pickle_module_that_the_artifact_names_reads_it(
+    open_module: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pickle
+
+    reads = []
+
+    class Unpickler(pickle._Unpickler):
+        def load(self) -> Any:
+            reads.append("own")
+            return super().load()
+
+    own = types.ModuleType("own_pickle")
+    own.__dict__.update(Unpickler=Unpickler, load=pickle.load)
+    monkeypatch.setitem(sys.modules, "own_pickle", own)
+    open_module(Shaped("tensor"))
+    (tmp_path / "data" / "pickle_module_info.txt").write_text("own_pickle\n")
+
+    open_module(Shaped("tensor"))
+
+    assert reads == ["own"]
+
+
+def test_a_pickle_module_that_is_missing_is_named(open_module: Opener, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pickle_module_info.txt").write_text("gone_pickle")
+
+    with pytest.raises(LoadError, match=r"^the model needs the module 'gone_pickle', which is not"):
+        open_module(Shaped("tensor"))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    artifact = Artifact(tmp_path, {"model_data": "data"}, {}, MATRIX)
+
+    with pytest.raises(LoadError, match=r"^'data' holds neither 'model\.pth' nor 'model\.pt2'$"):
+        PytorchAdapter(artifact, open_device("cpu"))
+
+
+def test_a_single_file_is_unpickled(tmp_path: Path) -> None:
+    torch.save(Shaped("tensor"), tmp_path / "model.pth")
+    artifact = Artifact(tmp_path, {"model_data": "model.pth"}, {}, MATRIX)
+
+    adapter = PytorchAdapter(artifact, open_device("cpu"))
+
+    assert adapter.predict(ROWS)["output-0"].tolist() == ROWS["input-0"].tolist()
+
+
+def test_mlflows_switch_against_unpickling_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exported program needs no pickle: MLflow checks that, and loads it."""
+    pickled, exported = models.model("torch_pickle"), models.model("torch_pt2")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+    with pytest.raises(LoadError, match=r"^the model does not load: MlflowException: .*disallowed"):
+        PytorchAdapter(pickled.artifact, open_device("cpu"))
+    adapter = PytorchAdapter(exported.artifact, open_device("cpu"))
+    assert adapter.predict(exported.rows(3))["output-0"].shape == (3, 3)
