@@ -116,10 +116,25 @@ class Cancelled(HeadraceError):
 
 
 class ModelFailed(HeadraceError):
-    """The model raised: the exception's type and message, never its traceback, paths or data."""
+    """The model raised: the exception's type and message, never its traceback, paths or data.
+
+    Attributes:
+        error_id: Under which the log holds the whole exception.
+    """
 
     code = "INTERNAL"
     reason = "model"
+
+    def __init__(self, kind: str, text: str, error_id: str) -> None:
+        super().__init__(
+            f"{kind}: {text} (error id {error_id})" if text else f"{kind} (error id {error_id})"
+        )
+        self._kind = kind
+        self.error_id = error_id
+
+    def without_text(self) -> "ModelFailed":
+        """The same for a batch of several callers: the text may quote the rows of one of them."""
+        return ModelFailed(self._kind, "", self.error_id)
 
 
 class InternalError(HeadraceError):

@@ -262,4 +262,4 @@ def _send_quietly(process: Process, kind: Kind, body: object) -> None:
 def _failure(report: dict[str, Any]) -> HeadraceError:
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
-    return ModelFailed(f"{report['type']}: {report['message']} (error id {report['error_id']})")
+    return ModelFailed(report["type"], report["message"], report["error_id"])

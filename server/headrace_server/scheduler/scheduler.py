@@ -24,6 +24,7 @@ from ..errors import (
     HeadraceError,
     InstanceLost,
     InternalError,
+    ModelFailed,
 )
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, OutputTensor, Part, PartAnswer, Request
@@ -275,6 +276,8 @@ class Scheduler(Generic[Slot]):
             with self._lock:
                 self._lost.append((batch, self._clock() + RETRY_S_MAX))
         else:
+            if isinstance(error, ModelFailed) and len(batch.parts) > 1:
+                error = error.without_text()
             for part in batch.parts:
                 self._fail(part.request, error)
         return self._release(slot)

@@ -35,6 +35,10 @@ MESSAGE_CHARS_MAX = 300
 _PATH = re.compile(r"(?<![\w.])/(?:[^\s'\"/:,;()]+/)+[^\s'\"/:,;()]*")
 
 
+# One load at a time: torch.export.load, for one, fails when two threads are in it.
+_LOADING = threading.Lock()
+
+
 class UnknownOutput(Exception):
     """An output was asked for that the model does not give."""
 
@@ -79,7 +83,8 @@ class InstanceThread:
     def _main(self) -> None:
         instance = self._spec["instance"]
         try:
-            adapter = self._load()
+            with _LOADING:
+                adapter = self._load()
         except Exception as error:  # noqa: BLE001 - whatever a model does at load, the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
                 traceback.print_exc()

@@ -1,0 +1,91 @@
+"""Serving: the installed command as a user starts it, for the end-to-end tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+READY_S_MAX = 90
+
+# Model of tests/models.py -> the name it is registered by.
+REGISTERED = {
+    "iris_pipeline": "iris",
+    "mixed_columns": "mixed",
+    "string_labels": "labels",
+    "unsigned_iris": "unsigned",
+    "torch_pt2": "net",
+    "torch_pt2_frozen": "frozen",
+    "two_towers": "towers",
+    "onnx_named": "graph",
+    "onnx_unnamed": "unnamed",
+}
+
+
+class Daemon:
+    """A running `headrace serve`; its log is read line by line as it comes."""
+
+    def __init__(self, *arguments: str, cwd: Path, cache: Path) -> None:
+        command = [sys.executable, "-m", "headrace_server.cli", "serve", *arguments]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", "--metrics-port", "0"],
+            cwd=cwd,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        )
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        address: str = self.wait("listening")["address"]
+        return address
+
+    @property
+    def metrics(self) -> str:
+        """The metrics endpoint."""
+        return f"http://127.0.0.1:{self.wait('listening')['metrics_port']}/metrics"
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event so far."""
+        parsed = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [line for line in parsed if line.get("event") == name]
+
+    def wait(self, event: str, *, count: int = 1) -> dict[str, Any]:
+        """The *count*-th log line of an event, once it is there."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self.events(event)) >= count or self.process.poll() is not None,
+                READY_S_MAX,
+            )
+        found = self.events(event)
+        assert len(found) >= count, "\n".join(self.lines)
+        return found[count - 1]
+
+    def wait_exit(self) -> int:
+        """Its exit status, once it has ended."""
+        code = self.process.wait(READY_S_MAX)
+        self._reader.join()
+        return code
+
+    def stop(self) -> int:
+        """End it as an operator does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait_exit()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip())
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
