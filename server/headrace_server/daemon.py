@@ -128,6 +128,7 @@ class Daemon:
 
     def _build(self) -> None:
         settings, closers = self._settings, self._closers
+        is_native = _is_native(settings)
         spawner = Spawner()
         closers.append(spawner.close)
         completions = Completions()
@@ -163,9 +164,9 @@ class Daemon:
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
-        self._listen(service, metrics)
+        self._listen(service, metrics, is_native=is_native)
 
-    def _listen(self, service: Service, metrics: Metrics) -> None:
+    def _listen(self, service: Service, metrics: Metrics, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings, self._closers, self._control
 
@@ -177,7 +178,7 @@ class Daemon:
         self._grpcio = control.run(make_grpcio())
         closers.append(lambda: control.run(self._grpcio.close(1.0)))
         self._native: NativeTransport | None = None
-        if _is_native(settings):
+        if is_native:
             # An abstract socket: no file that could stay behind after kill -9.
             name = f"headrace-{os.getpid()}-{secrets.token_hex(8)}"
             self._grpcio.bind(f"unix-abstract:{name}")

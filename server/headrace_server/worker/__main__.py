@@ -6,6 +6,7 @@ computes, and when its parent dies.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 
@@ -33,7 +34,9 @@ def serve(frames: FrameSocket) -> None:
     """Hand out frames until the daemon's end of the socket closes."""
     arena: ArenaView | None = None
     instances: dict[int, InstanceThread] = {}
-    frames.send_json(Kind.HELLO, {"pid": os.getpid()})
+    # The daemon may be gone again; then the first recv says so.
+    with contextlib.suppress(OSError):
+        frames.send_json(Kind.HELLO, {"pid": os.getpid()})
     while (frame := frames.recv()) is not None:
         match frame.kind:
             case Kind.RUN:
