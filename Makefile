@@ -19,8 +19,8 @@ help:
 setup: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV). This downloads about 1.0 GB of Python packages, of which torch's CPU"
-	@echo "build is 0.2 GB. Where pip finds torch's CUDA build instead, it is 3 GB more."
+	@echo "Setting up $(VENV). This downloads about 0.7 GB of Python packages with torch's CPU build;"
+	@echo "where pip finds only torch's CUDA build, several GB more."
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on $(PIP_OPTIONS) \

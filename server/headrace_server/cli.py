@@ -1,5 +1,6 @@
 """Command line: what a person types. Imports what a command needs when the command runs."""
 
+import enum
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,15 @@ import typer
 
 from . import VERSION
 from .errors import UsageError
+
+
+class Output(enum.Enum):
+    """How `predict` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
 
 app = typer.Typer(
     name="headrace",
@@ -86,6 +96,38 @@ def serve(
         overrides=parse_overrides(overrides or ()),
     )
     raise typer.Exit(daemon.run(settings))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="The name it is served by.")],
+    source: Annotated[
+        str, typer.Option("--input", "-i", help="csv, json, jsonl or npy file; - for stdin.")
+    ],
+    version: Annotated[
+        str, typer.Option(help="A number or @alias; none for the one it is served by.")
+    ] = "",
+    server: Annotated[str, typer.Option(help="host:port of the daemon.")] = "127.0.0.1:8001",
+    output: Annotated[Output, typer.Option(help="How to print.")] = Output.TABLE,
+    input_format: Annotated[
+        str, typer.Option("--format", help="csv, json, jsonl or npy; else by the file's name.")
+    ] = "",
+) -> None:
+    """Send the rows of a file through a served model and print the answers.
+
+    Examples: `headrace predict iris --input rows.csv` |
+    `cat rows.jsonl | headrace predict iris --input - --format jsonl --output csv`
+    """
+    from .predict import predict as predict_file
+
+    predict_file(
+        model,
+        source,
+        version=version,
+        server=server,
+        output=output.value,
+        input_format=input_format,
+    )
 
 
 @app.command()

@@ -21,8 +21,14 @@ class ControlLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def post(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run *coroutine* on the loop without waiting for it; from any thread."""
-        asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Run *coroutine* on the loop without waiting for it; from any thread.
+
+        Once the loop is closed there is nothing left to tell, and nothing happens.
+        """
+        if self.loop.is_running():
+            asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        else:
+            coroutine.close()
 
     def close(self) -> None:
         """Stop the loop and end the thread."""

@@ -65,6 +65,8 @@ class Service:
             order, rows, exact = _fit(model.signature, ask.inputs)
         except SignatureMismatch as error:
             raise InvalidRequest(f"model {ask.model!r}: {error}") from None
+        if rows < 1:
+            raise InvalidRequest(f"input {ask.inputs[0].name!r}: expected at least 1 row, got none")
         _check_outputs(model, ask.outputs)
         layouts = tuple(_layout(ask.inputs[index]) for index in order)
         elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)

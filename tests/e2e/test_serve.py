@@ -100,6 +100,21 @@ def test_a_model_frozen_at_one_row_serves_unbatched(daemon: Daemon) -> None:
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
+def test_several_rows_go_through_a_frozen_model_one_by_one(daemon: Daemon) -> None:
+    original = models.model("torch_pt2_frozen")
+    one = original.rows(1)
+    rows = {name: np.concatenate([x, 2 * x, 3 * x]) for name, x in one.items()}
+
+    with Client(daemon.address) as client:
+        together = client.infer("frozen", rows).array
+        apart = [
+            client.infer("frozen", {name: k * x for name, x in one.items()}).array
+            for k in (1, 2, 3)
+        ]
+
+    np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-6)
+
+
 def test_requests_in_flight_share_batches_and_are_counted(daemon: Daemon) -> None:
     tensors = models.model("torch_pt2").rows(1)
     before = _metrics(daemon, "net")
@@ -191,6 +206,13 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_0(serve: Serve) -> Non
 
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
+
+
+def test_sigterm_while_models_load_ends_the_daemon(serve: Serve) -> None:
+    running = serve()
+    running.wait("worker_started")
+
+    assert running.stop() == 0
 
 
 def test_the_daemon_stays_small_and_is_ready_soon(serve: Serve) -> None:

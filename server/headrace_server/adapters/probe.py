@@ -29,6 +29,8 @@ class Probe:
 
     Attributes:
         batchable: Whether requests may share a call.
+        splits: Whether the rows of one request may run in several calls: of a model that batches,
+            and of one that is frozen at a single row.
         why: One sentence: what that was concluded from.
         outputs: The outputs as seen; empty where the model was not run with success.
         signature: The effective signature, its outputs corrected by what was seen; None where the
@@ -37,6 +39,7 @@ class Probe:
     """
 
     batchable: bool
+    splits: bool
     why: str
     outputs: tuple[TensorSpec, ...]
     signature: Signature | None
@@ -51,37 +54,39 @@ def probe(adapter: Adapter, example: Tensors | None = None) -> Probe:
     """
     began = time.monotonic()
     signature = adapter.signature
-    batchable, why, outputs = _look(adapter, signature, example)
+    splits, batchable, why, outputs = _look(adapter, signature, example)
     if signature is not None and outputs:
         signature = replace(signature, outputs=_corrected(signature.outputs, outputs))
-    return Probe(batchable, why, outputs, signature, time.monotonic() - began)
+    return Probe(batchable, splits, why, outputs, signature, time.monotonic() - began)
 
 
 def _look(
     adapter: Adapter, signature: Signature | None, example: Tensors | None
-) -> tuple[bool, str, tuple[TensorSpec, ...]]:
-    """Whether *adapter* follows the rows, why so, and its outputs."""
+) -> tuple[bool, bool, str, tuple[TensorSpec, ...]]:
+    """Whether *adapter* splits, whether it batches, why so, and its outputs."""
     if example is not None:
         row, answer = _run_example(adapter, signature, example)
     elif signature is None:
-        return False, "not run: the model has neither a signature nor an input example", ()
+        return False, False, "not run: the model has neither a signature nor an input example", ()
     else:
         try:
             row, answer = _run_synthetic(adapter, signature)
         except Exception as error:  # noqa: BLE001 - made-up rows need not suit a model.
             why = f"not known: the model fails on a made-up row ({cause(error)})"
-            return signature.is_batchable, why, ()
+            return signature.is_batchable, signature.is_batchable, why, ()
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
     outputs = _seen(answer, _rows(row), is_inner_free)
     if signature is not None and not signature.is_batchable:
-        return False, "the signature fixes the number of rows", outputs
+        return False, False, "the signature fixes the number of rows", outputs
     if _rows(row) != 1:
-        return False, "the model runs its input example, but not one row of it", outputs
+        return False, False, "the model runs its input example, but not one row of it", outputs
     try:
         answer_to_two = adapter.predict(example_rows(row, signature, 2))
     except Exception as error:  # noqa: BLE001 - a model frozen at one row may raise anything.
-        return False, f"the model runs 1 row but not 2 ({cause(error)})", outputs
-    return *_compare(answer, answer_to_two), outputs
+        has_rows = all(array.shape[:1] == (1,) for array in answer.values())
+        return has_rows, False, f"the model runs 1 row but not 2 ({cause(error)})", outputs
+    batchable, why = _compare(answer, answer_to_two)
+    return batchable, batchable, why, outputs
 
 
 def _run_example(

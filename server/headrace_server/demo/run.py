@@ -4,6 +4,7 @@ It starts the real daemon on free ports, sends every held-out row through the cl
 requests in flight, and compares what was served with the model called directly.
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -57,6 +59,31 @@ class Result:
     mean_batch_rows: float
 
 
+@dataclass(frozen=True, slots=True)
+class RunningDaemon:
+    """A daemon that is ready.
+
+    Attributes:
+        address: Where it listens.
+        metrics_url: Its metrics.
+        devices: Where each model computes.
+    """
+
+    address: str
+    metrics_url: str
+    devices: dict[str, str]
+
+    def counters(self, model: str) -> dict[str, float]:
+        """The counters of *model*."""
+        with urllib.request.urlopen(self.metrics_url) as response:  # noqa: S310 - our own daemon.
+            text = response.read().decode()
+        return {
+            line.partition("{")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if f'model="{model}"' in line and "_total{" in line
+        }
+
+
 def run_demo(directory: Path, report: Path) -> None:
     """Train what is missing below *directory*, serve, ask, and write the figures to *report*.
 
@@ -73,12 +100,13 @@ def run_demo(directory: Path, report: Path) -> None:
         tests = {name: iris_test_set() if name == "iris" else digits_test_set() for name in _MODELS}
         direct = {name: direct_accuracy(store, name, test) for name, test in tests.items()}
         show("starting the daemon", 0.5)
-        with _daemon(store, directory) as (address, metrics):
+        with _daemon(store, directory) as daemon:
             results = []
             for index, (name, test) in enumerate(tests.items()):
                 show(f"asking {name}", 0.6 + 0.4 * index / len(tests))
-                results.append(_ask(address, metrics, name, test, direct[name]))
+                results.append(_ask(daemon, name, test, direct[name]))
         show("done", 1.0)
+    _write_rows(directory / "iris.csv", tests["iris"])
     report.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
     console.print(_table(results))
     console.print(f"The same figures are in {report}. Try next:\n")
@@ -92,7 +120,7 @@ def run_demo(directory: Path, report: Path) -> None:
             )
 
 
-def _ask(address: str, metrics: str, name: str, test: TestSet, direct: float) -> Result:
+def _ask(daemon: RunningDaemon, name: str, test: TestSet, direct: float) -> Result:
     """Send rows one by one, with many in flight, and time each."""
     rows = len(test.labels)
     order = [row % rows for row in range(max(rows, ROWS))]
@@ -109,8 +137,8 @@ def _ask(address: str, metrics: str, name: str, test: TestSet, direct: float) ->
 
     # When a future was done, noted by the client's own thread rather than when it is looked at.
     finished: dict[int, float] = {}
-    before = _scrape(metrics, name)
-    with Client(address) as client:
+    before = daemon.counters(name)
+    with Client(daemon.address) as client:
         version = client.metadata(name).versions[0]
         for row in order:
             if len(waiting) >= IN_FLIGHT:
@@ -124,12 +152,12 @@ def _ask(address: str, metrics: str, name: str, test: TestSet, direct: float) ->
             waiting.append((future, began, row))
         while waiting:
             take()
-    after = _scrape(metrics, name)
+    after = daemon.counters(name)
     batches = after["headrace_batches_total"] - before["headrace_batches_total"]
     return Result(
         model=name,
         version=version,
-        device="cpu",
+        device=daemon.devices[name],
         rows=len(order),
         accuracy_served=float(np.mean(right)),
         accuracy_direct=direct,
@@ -142,8 +170,8 @@ def _ask(address: str, metrics: str, name: str, test: TestSet, direct: float) ->
 
 
 @contextmanager
-def _daemon(store: Store, directory: Path) -> Iterator[tuple[str, str]]:
-    """The installed daemon on free ports: its address and that of its metrics."""
+def _daemon(store: Store, directory: Path) -> Iterator[RunningDaemon]:
+    """The installed daemon on free ports, once it is ready."""
     command = [sys.executable, "-m", "headrace_server.cli", "serve"]
     command += ["--tracking-uri", store.tracking_uri, "--port", "0", "--metrics-port", "0"]
     command += [f"models:/{name}@champion" for name in _MODELS]
@@ -151,24 +179,29 @@ def _daemon(store: Store, directory: Path) -> Iterator[tuple[str, str]]:
     with log.open("wb") as errors:
         process = subprocess.Popen(command, stderr=errors, cwd=directory)
     try:
-        events = _wait_ready(process, log)
-        yield (
-            events["listening"]["address"],
-            f"http://127.0.0.1:{events['listening']['metrics_port']}",
+        lines = _wait_ready(process, log)
+        listening = next(line for line in lines if line["event"] == "listening")
+        yield RunningDaemon(
+            address=listening["address"],
+            metrics_url=f"http://127.0.0.1:{listening['metrics_port']}/metrics",
+            devices={
+                line["model"]: line["device"] for line in lines if line["event"] == "model_ready"
+            },
         )
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, dict[str, Any]]:
-    """The daemon's log lines by event, once it says that it is ready."""
+def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> list[dict[str, Any]]:
+    """The daemon's log lines, once it says that it is ready."""
     until = time.monotonic() + _READY_S_MAX
     while time.monotonic() < until and process.poll() is None:
-        events = {line["event"]: line for line in _lines(log)}
-        if "ready" in events and not events["ready"]["failed"]:
-            return events
-        if "ready" in events or "not_ready" in events:
+        lines = list(_lines(log))
+        ready = [line for line in lines if line["event"] in {"ready", "not_ready"}]
+        if ready and not ready[0]["failed"]:
+            return lines
+        if ready:
             break
         time.sleep(0.05)
     raise UsageError(f"the daemon did not become ready; its log is {log}")
@@ -182,15 +215,12 @@ def _lines(log: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _scrape(metrics: str, model: str) -> dict[str, float]:
-    """The counters of *model*."""
-    with urllib.request.urlopen(f"{metrics}/metrics") as response:  # noqa: S310 - our own daemon.
-        text = response.read().decode()
-    return {
-        line.partition("{")[0]: float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if f'model="{model}"' in line and "_total{" in line
-    }
+def _write_rows(path: Path, test: TestSet) -> None:
+    """The rows as a CSV file, for `headrace predict`."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(test.inputs)
+        writer.writerows(zip(*test.inputs.values(), strict=True))
 
 
 @contextmanager
@@ -208,25 +238,29 @@ def _progress(console: Console) -> Iterator[Any]:
 
 
 def _quietly(work: Any, directory: Path) -> None:
-    """Run *work* with the libraries' own chatter in a file beside the models."""
-    saved = os.dup(1), os.dup(2)
+    """Run *work* with the libraries' own chatter (standard error) in a file beside the models."""
+    saved = os.dup(2)
     with (directory / "training.log").open("ab") as log:
-        console_fd = os.dup(1)
         try:
             os.dup2(log.fileno(), 2)
             work()
         finally:
-            os.dup2(saved[1], 2)
-            for fd in (*saved, console_fd):
-                os.close(fd)
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table(title=f"Held-out rows through headrace, {IN_FLIGHT} requests in flight")
+    table = Table(
+        title=f"Held-out rows, one a request, {IN_FLIGHT} in flight",
+        caption="served, direct: accuracy through headrace, and of the model called in process",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
     for column in ("model", "version", "device"):
-        table.add_column(column)
-    for column in ("rows", "accuracy served", "accuracy direct", "p50 ms", "p99 ms", "mean batch"):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    for column in ("rows", "served", "direct", "p50 ms", "p99 ms", "batch rows"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             result.model,
@@ -243,9 +277,11 @@ def _table(results: list[Result]) -> Table:
 
 
 def _next_commands(store: Store) -> tuple[str, str, str]:
-    command = Path(sys.argv[0]).name if "headrace" in sys.argv[0] else "headrace"
+    """What to type next, as it can be typed here."""
+    command = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else "headrace"
+    directory = os.path.relpath(store.directory)
     return (
-        f"{command} serve --tracking-uri {store.tracking_uri}",
-        f"{command} predict iris --input {store.directory}/iris.csv",
+        f"{command} serve --tracking-uri sqlite:///{directory}/mlflow.db",
+        f"{command} predict iris --input {directory}/iris.csv",
         "curl -s http://127.0.0.1:8002/metrics | grep headrace_batch_rows",
     )

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from ..completions import Completions
+from ..errors import LoadFailed
 from .process import Spawner
 from .worker import LoadedInstance, Worker
 
@@ -62,14 +63,21 @@ class WorkerPool:
     def start(
         self, spec: dict[str, Any], device: str, *, is_own: bool
     ) -> tuple[Worker, LoadedInstance]:
-        """Assign an instance to a worker and have it loaded there; see `Worker.load`."""
+        """Assign an instance to a worker and have it loaded there; see `Worker.load`.
+
+        Raises:
+            LoadFailed: The pool is closed.
+        """
         with self._lock:
+            if self._is_closing.is_set():
+                raise LoadFailed("the server is ending")
             worker = self._assign(device, is_own=is_own)
             return worker, worker.load(spec)
 
     def close(self) -> None:
         """End all workers."""
-        self._is_closing.set()
+        with self._lock:
+            self._is_closing.set()
         self._ended.put(None)
         self._supervisor.join()
         for worker in self.workers:

@@ -188,8 +188,11 @@ class Worker:
             self._is_closing = True
             process = self._process
             self._process = None
+            instances = list(self._instances.values())
         if process is not None:
             process.stop()
+        for instance in instances:
+            self._fail_load(instance.number, "the server is ending")
         self.arena.close()
 
     # On the completions thread.
@@ -243,7 +246,9 @@ class Worker:
         if instance is None:
             return
         if instance.found.done():
-            _log.error("reload_failed", worker=self.name, model=instance.spec["name"], why=message)
+            if not self._is_closing:
+                name = instance.spec["name"]
+                _log.error("reload_failed", worker=self.name, model=name, why=message)
         else:
             instance.found.set_exception(LoadFailed(message))
 

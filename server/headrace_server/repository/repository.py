@@ -235,10 +235,14 @@ class Repository:
         model.is_batchable = found["batchable"]
         model.device = found["device"]
         model.note = found["why"]
-        self._attach(model, started)
+        self._attach(model, started, splits=found["splits"])
 
     def _attach(
-        self, model: ModelVersion, started: Sequence[tuple[Worker, LoadedInstance]]
+        self,
+        model: ModelVersion,
+        started: Sequence[tuple[Worker, LoadedInstance]],
+        *,
+        splits: bool,
     ) -> None:
         settings = model.settings
         rows_max = settings.rows_max if model.is_batchable else 1
@@ -251,7 +255,7 @@ class Repository:
             rows_max,
             settings.queue_rows_max,
             settings.queue_bytes_max,
-            splits=model.is_batchable,
+            splits=splits,
         )
         scheduler: Scheduler[Slot] = Scheduler(
             Batcher(limits, DelayPolicy(settings.queue_delay_us_max / 1e6)),

@@ -123,6 +123,7 @@ class InstanceThread:
                 "instance": spec["instance"],
                 "signature": None if found.signature is None else found.signature.to_json(),
                 "batchable": found.batchable,
+                "splits": found.splits,
                 "why": found.why,
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
