@@ -92,8 +92,11 @@ class Completions:
 
     def _run(self) -> None:
         while not self._is_closing:
-            self._sleeps_until = min((timed.wake_at for timed in self._timed), default=math.inf)
-            for fd in self._wait(self._sleeps_until):
+            # Until the instants have been looked at, every new one wakes us: none can slip between.
+            self._sleeps_until = math.inf
+            until = min((timed.wake_at for timed in self._timed), default=math.inf)
+            self._sleeps_until = until
+            for fd in self._wait(until):
                 if fd == self._event:
                     os.eventfd_read(self._event)
                 elif (callback := self._callbacks.get(fd)) is not None:

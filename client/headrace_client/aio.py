@@ -1,0 +1,165 @@
+"""Aio: the client for asyncio, method for method that of client.py."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+import numpy.typing as npt
+
+from headrace.oip import open_inference_pb2 as oip
+from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
+
+from .calls import INFER_METHOD, Parameter
+from .channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    MESSAGE_BYTES_MAX,
+    channel_options,
+    channel_target,
+)
+from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
+from .inputs import Data, Form
+from .session import AS_IS, Ask, Session, deadline_at, left_s
+from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
+
+_Request = TypeVar("_Request")
+_Answer = TypeVar("_Answer")
+
+
+class AsyncClient:
+    """A connection to a server, for one event loop: make it where that loop runs.
+
+    Arguments, answers and errors are those of `Client`. Many requests in flight are many tasks;
+    cancelling a task cancels its request.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        self._target = channel_target(target)
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(self._target, channel_options(message_bytes_max))
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            INFER_METHOD, None, None
+        )
+        self._session = Session()
+
+    async def predict(
+        self,
+        model: str,
+        data: Data,
+        *,
+        version: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC's own deadline, which travels.
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> Prediction:
+        """See `Client.predict`."""
+        deadline = self._deadline_at(timeout)
+        ask = Ask(model, version, data, outputs, parameters, request_id)
+        form = self._session.form(model, version)
+        if form is None:
+            return await self._send(ask, await self._learn(model, version, deadline), deadline)
+        try:
+            return await self._send(ask, form, deadline)
+        except (InvalidArgument, NotFound):
+            changed = await self._relearn(form, ask, deadline)
+            if changed is None:
+                raise
+        return await self._send(ask, changed, deadline)
+
+    async def infer(
+        self,
+        model: str,
+        tensors: Mapping[str, npt.ArrayLike],
+        *,
+        version: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> Prediction:
+        """See `Client.infer`."""
+        ask = Ask(model, version, tensors, outputs, parameters, request_id)
+        return await self._send(ask, AS_IS, self._deadline_at(timeout))
+
+    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """See `Client.metadata`."""
+        return (await self._learn(model, version, self._deadline_at(None))).metadata
+
+    async def models(self) -> tuple[ModelStatus, ...]:
+        """See `Client.models`."""
+        request = oip.RepositoryIndexRequest()
+        deadline = self._deadline_at(None)
+        return statuses_of(await self._call(self._stub.RepositoryIndex, request, deadline))
+
+    async def ready(self, model: str | None = None, version: str = "") -> bool:
+        """See `Client.ready`."""
+        deadline = self._deadline_at(None)
+        try:
+            if model is None:
+                server = oip.ServerReadyRequest()
+                return (await self._call(self._stub.ServerReady, server, deadline)).ready
+            request = oip.ModelReadyRequest(name=model, version=version)
+            return (await self._call(self._stub.ModelReady, request, deadline)).ready
+        except Unavailable:
+            return False
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self._target}>"
+
+    async def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
+        payload = self._session.encode(ask, form)
+        return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+
+    async def _learn(self, model: str, version: str, deadline: float | None) -> Form:
+        request = oip.ModelMetadataRequest(name=model, version=version)
+        answer = await self._call(self._stub.ModelMetadata, request, deadline)
+        return self._session.learn(model, version, answer)
+
+    async def _relearn(self, form: Form, ask: Ask, deadline: float | None) -> Form | None:
+        """The form the model has now; None where *form* was right, or the server does not say."""
+        self._session.forget(ask.model, ask.version)
+        try:
+            now = await self._learn(ask.model, ask.version, deadline)
+        except HeadraceClientError:
+            # The error that made us ask says more.
+            return None
+        return None if now.metadata == form.metadata else now
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
+        request: _Request,
+        deadline: float | None,
+    ) -> _Answer:
+        try:
+            return await method(request, timeout=left_s(deadline))
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+
+    def _deadline_at(self, timeout: float | None) -> float | None:
+        return deadline_at(self._timeout_s if timeout is None else timeout)

@@ -1,0 +1,264 @@
+"""Calls: tensors to ModelInferRequest bytes, ModelInferResponse bytes to a Prediction.
+
+Requests of one kind differ in their ids and tensors only, and so do responses. Protobuf sees what
+they have in common, once per kind; raw tensors never enter it. No gRPC: bytes in, bytes out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from headrace.datatypes import DATATYPES, Datatype
+from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from headrace.tensors import Buffer, TensorError, decode
+
+from .errors import InvalidResponse
+from .inputs import Tensors
+from .types import Array, Prediction
+
+Parameter: TypeAlias = bool | int | float | str
+
+INFER_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+
+# Kinds of requests, and of responses, that are remembered; beyond it all are learned anew.
+_KEPT_MAX: Final = 256
+# Up to this size a copied slice costs less than a view of the message.
+_SLICE_BYTES_MAX: Final = 1024
+
+_REQUEST_ID: Final = b"\x1a"
+_RAW_INPUT: Final = b"\x3a"
+_RESPONSE_ID: Final = 0x1A
+_RAW_OUTPUT: Final = 0x32
+
+
+class _RequestHeader(NamedTuple):
+    """What requests of one kind share: the fields before the id, and those up to the tensors."""
+
+    model: bytes
+    rest: bytes
+
+
+class _ResponseHeader(NamedTuple):
+    """What responses of one kind share."""
+
+    model: str
+    version: str
+    outputs: tuple[tuple[str, Datatype, tuple[int, ...]], ...]
+
+
+class RequestEncoder:
+    """Requests to bytes. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._headers: dict[object, _RequestHeader] = {}
+
+    def encode(
+        self,
+        model: str,
+        version: str,
+        tensors: Tensors,
+        *,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> bytes:
+        """A ModelInferRequest, with its fields in the order of their numbers.
+
+        Raises:
+            TypeError: A parameter is neither bool, int, float nor str.
+            ValueError: An integer parameter needs more than 64 bits.
+        """
+        wanted = tuple(outputs) if outputs else ()
+        # True, 1 and 1.0 are equal, but three parameters.
+        given = tuple((k, type(v), v) for k, v in parameters.items()) if parameters else ()
+        key = (model, version, tensors.names, tensors.datatypes, tensors.shapes, wanted, given)
+        header = self._headers.get(key)
+        if header is None:
+            header = _request_header(model, version, tensors, wanted, parameters or {})
+            if len(self._headers) >= _KEPT_MAX:
+                self._headers.clear()
+            self._headers[key] = header
+        pieces: list[Buffer] = [header.model]
+        if request_id:
+            encoded = request_id.encode()
+            pieces += (_REQUEST_ID, _varint(len(encoded)), encoded)
+        pieces.append(header.rest)
+        for raw in tensors.raws:
+            pieces += (_RAW_INPUT, _varint(len(raw)), raw)
+        return b"".join(pieces)
+
+
+class ResponseDecoder:
+    """Bytes to predictions. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._headers: dict[bytes, _ResponseHeader] = {}
+
+    def decode(self, payload: bytes) -> Prediction:
+        """The prediction in a ModelInferResponse; large raw tensors are views of *payload*.
+
+        Raises:
+            InvalidResponse: *payload* is no such message, or its tensors do not add up.
+        """
+        shared, request_id, raws = _split(payload)
+        header = self._headers.get(shared)
+        if header is None:
+            message = _parse(shared)
+            header = _response_header(message)
+            if header.outputs and not raws:
+                # Typed elements, as other servers may answer: they are in the header, so not kept.
+                return Prediction(header.model, header.version, request_id, _typed_arrays(message))
+            if len(self._headers) >= _KEPT_MAX:
+                self._headers.clear()
+            self._headers[shared] = header
+        if len(raws) != len(header.outputs):
+            raise InvalidResponse(
+                f"expected {len(header.outputs)} raw outputs, one per output, got {len(raws)}"
+            )
+        arrays: dict[str, Array] = {}
+        for (name, datatype, shape), raw in zip(header.outputs, raws, strict=True):
+            try:
+                arrays[name] = decode(raw, datatype, shape)
+            except TensorError as error:
+                raise InvalidResponse(f"output {name!r}: {error}") from None
+        return Prediction(header.model, header.version, request_id, arrays)
+
+
+def _request_header(
+    model: str,
+    version: str,
+    tensors: Tensors,
+    outputs: Sequence[str],
+    parameters: Mapping[str, Parameter],
+) -> _RequestHeader:
+    message = ModelInferRequest()
+    for name, value in parameters.items():
+        _set_parameter(message.parameters[name], name, value)
+    for name, datatype, shape in zip(tensors.names, tensors.datatypes, tensors.shapes, strict=True):
+        message.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name in outputs:
+        message.outputs.add(name=name)
+    return _RequestHeader(
+        ModelInferRequest(model_name=model, model_version=version).SerializeToString(),
+        message.SerializeToString(),
+    )
+
+
+def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> None:
+    match value:
+        case bool():
+            parameter.bool_param = value
+        case int() if value >= 2**63:
+            parameter.uint64_param = value
+        case int():
+            parameter.int64_param = value
+        case float():
+            parameter.double_param = value
+        case str():
+            parameter.string_param = value
+        case _:
+            raise TypeError(
+                f"parameter {name!r}: expected bool, int, float or str, got {type(value).__name__}"
+            )
+
+
+def _split(payload: bytes) -> tuple[bytes, str, list[Buffer]]:
+    """The fields of a response: all that responses of its kind share, the id, the raw tensors."""
+    shared: list[bytes] = []
+    raws: list[Buffer] = []
+    request_id = ""
+    at, end = 0, len(payload)
+    try:
+        while at < end:
+            begin = at
+            tag, at = _read_varint(payload, at)
+            match tag & 7:
+                case 2:
+                    size, start = _read_varint(payload, at)
+                    at = start + size
+                case 0:
+                    _, at = _read_varint(payload, at)
+                case 1:
+                    at += 8
+                case 5:
+                    at += 4
+                case _:
+                    raise InvalidResponse(f"not a ModelInferResponse: wire type at byte {begin}")
+            if at > end:
+                raise InvalidResponse(f"not a ModelInferResponse: ends inside byte {begin}'s field")
+            if tag == _RAW_OUTPUT:
+                is_small = size <= _SLICE_BYTES_MAX
+                raws.append(payload[start:at] if is_small else memoryview(payload)[start:at])
+            elif tag == _RESPONSE_ID:
+                request_id = payload[start:at].decode()
+            else:
+                shared.append(payload[begin:at])
+    except (IndexError, UnicodeDecodeError):
+        raise InvalidResponse("not a ModelInferResponse: it ends inside a field") from None
+    return b"".join(shared), request_id, raws
+
+
+def _parse(payload: bytes) -> ModelInferResponse:
+    try:
+        return ModelInferResponse.FromString(payload)
+    except DecodeError as error:
+        raise InvalidResponse("not a ModelInferResponse") from error
+
+
+def _response_header(message: ModelInferResponse) -> _ResponseHeader:
+    outputs = []
+    for tensor in message.outputs:
+        datatype = DATATYPES.get(tensor.datatype)
+        if datatype is None:
+            raise InvalidResponse(
+                f"output {tensor.name!r} has an unknown datatype {tensor.datatype!r}"
+            )
+        if any(size < 0 for size in tensor.shape):
+            raise InvalidResponse(f"output {tensor.name!r} has shape {list(tensor.shape)}")
+        outputs.append((tensor.name, datatype, tuple(tensor.shape)))
+    return _ResponseHeader(message.model_name, message.model_version, tuple(outputs))
+
+
+def _typed_arrays(message: ModelInferResponse) -> dict[str, Array]:
+    """The outputs that came as typed elements."""
+    arrays: dict[str, Array] = {}
+    for tensor in message.outputs:
+        datatype = DATATYPES[tensor.datatype]
+        elements = getattr(tensor.contents, datatype.contents) if datatype.contents else ()
+        if len(elements) != math.prod(tensor.shape):
+            raise InvalidResponse(
+                f"output {tensor.name!r}: expected {math.prod(tensor.shape)} elements of "
+                f"{datatype.name}, got {len(elements)}"
+            )
+        array = np.empty(len(elements), datatype.dtype)
+        array[:] = elements
+        arrays[tensor.name] = array.reshape(tensor.shape)
+    return arrays
+
+
+def _read_varint(payload: bytes, at: int) -> tuple[int, int]:
+    """The number at *at*, and where the next field begins."""
+    byte = payload[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value = shift = 0
+    while byte >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+        byte = payload[at]
+        if shift > 63:
+            raise InvalidResponse(f"not a ModelInferResponse: the number at byte {at} is too long")
+    return value | byte << shift, at + 1
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,260 @@
+"""Client: predictions from a headrace server, for threads.
+
+Data becomes bytes in inputs.py and calls.py; here is only what is sent when, and how long it may
+take. aio.py is the same for asyncio.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import numpy.typing as npt
+
+from headrace.oip import open_inference_pb2 as oip
+from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
+
+from .calls import INFER_METHOD, Parameter
+from .channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    MESSAGE_BYTES_MAX,
+    channel_options,
+    channel_target,
+)
+from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
+from .futures import PredictionFuture
+from .inputs import Data, Form
+from .session import AS_IS, Ask, Session, deadline_at, left_s
+from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
+
+_Request = TypeVar("_Request")
+_Answer = TypeVar("_Answer")
+
+
+class Client:
+    """A connection to a server. Safe from any thread; close it, or use it in a with statement.
+
+    What a model takes is asked once per model and version; again when the server, or this client,
+    finds that a request no longer fits, and when another version has answered.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        """Prepare a connection; nothing is sent before the first call.
+
+        Args:
+            target: "host:port", "host" (port 8001), or a name that gRPC resolves, as "unix:path".
+            timeout_s: How long a call may take where it does not say so itself; None for ever.
+            message_bytes_max: The longest message that is sent or accepted.
+
+        Raises:
+            ValueError: *target* is no address.
+        """
+        self._target = channel_target(target)
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(self._target, channel_options(message_bytes_max))
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        # Bytes in, bytes out: the session does what a serialiser would.
+        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
+            INFER_METHOD, None, None
+        )
+        self._session = Session()
+
+    def predict(
+        self,
+        model: str,
+        data: Data,
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> Prediction:
+        """Ask *model* for its answer to *data*.
+
+        Args:
+            model: The name it is served by.
+            data: An array (the only input, or a matrix with a column per input), arrays or lists by
+                name, a sequence of mappings (one per row), or a pandas DataFrame. Values are cast
+                to the datatypes of the inputs where that is safe.
+            version: A number, "@" and an alias, or empty for the version the name is served by.
+            timeout: Seconds for the whole call; None for the client's.
+            outputs: Names of the outputs wanted; None for all.
+            parameters: Parameters of the request.
+            request_id: What the prediction's `id` shall be.
+
+        Raises:
+            InputMismatch: *data* does not fit the model's inputs; it was not sent.
+            HeadraceClientError: The call failed, in the class of its status.
+            TypeError: *data* or a parameter is of a type that cannot be sent.
+        """
+        deadline = self._deadline_at(timeout)
+        ask = Ask(model, version, data, outputs, parameters, request_id)
+        form = self._session.form(model, version)
+        if form is None:
+            return self._send(ask, self._learn(model, version, deadline), deadline)
+        try:
+            return self._send(ask, form, deadline)
+        except (InvalidArgument, NotFound):
+            changed = self._relearn(form, ask, deadline)
+            if changed is None:
+                raise
+        return self._send(ask, changed, deadline)
+
+    def submit(
+        self,
+        model: str,
+        data: Data,
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> PredictionFuture:
+        """Send what `predict` sends, and return before the answer.
+
+        Many requests may be in flight; bounding them is the caller's part. The first for a model
+        waits for its metadata. A request that fails because the model has changed is not repeated,
+        but the next one fits.
+
+        Raises:
+            InputMismatch: *data* does not fit the model's inputs; it was not sent.
+            HeadraceClientError: The model's metadata cannot be had.
+            TypeError: *data* or a parameter is of a type that cannot be sent.
+        """
+        deadline = self._deadline_at(timeout)
+        ask = Ask(model, version, data, outputs, parameters, request_id)
+        form = self._session.form(model, version) or self._learn(model, version, deadline)
+        try:
+            payload = self._session.encode(ask, form)
+        except InvalidArgument:
+            changed = self._relearn(form, ask, deadline)
+            if changed is None:
+                raise
+            form = changed
+            payload = self._session.encode(ask, form)
+        return PredictionFuture(
+            self._infer.future(payload, timeout=left_s(deadline)),
+            decode=lambda answer: self._session.decode(ask, form, answer),
+            on_error=lambda error: self._forget(ask, error),
+        )
+
+    def infer(
+        self,
+        model: str,
+        tensors: Mapping[str, npt.ArrayLike],
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> Prediction:
+        """Ask *model* with named arrays as they are: nothing is asked first, cast or checked.
+
+        The way for models without a signature, and to leave out optional inputs. Arguments are
+        those of `predict`.
+
+        Raises:
+            InputMismatch: No datatype carries an array; nothing was sent.
+            HeadraceClientError: The call failed, in the class of its status.
+            TypeError: A parameter is of a type that cannot be sent.
+        """
+        ask = Ask(model, version, tensors, outputs, parameters, request_id)
+        return self._send(ask, AS_IS, self._deadline_at(timeout))
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """What *model* is and takes, as the server says now.
+
+        Raises:
+            HeadraceClientError: The call failed; NotFound for a model that is not served.
+        """
+        return self._learn(model, version, self._deadline_at(None)).metadata
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every model that the server holds, ready or not.
+
+        Raises:
+            HeadraceClientError: The call failed; Unimplemented where a server keeps no list.
+        """
+        request = oip.RepositoryIndexRequest()
+        return statuses_of(self._call(self._stub.RepositoryIndex, request, self._deadline_at(None)))
+
+    def ready(self, model: str | None = None, version: str = "") -> bool:
+        """Whether *model*, or without one the server, can be asked now; False if nobody answers.
+
+        Raises:
+            HeadraceClientError: The call failed for another reason.
+        """
+        deadline = self._deadline_at(None)
+        try:
+            if model is None:
+                server = oip.ServerReadyRequest()
+                return self._call(self._stub.ServerReady, server, deadline).ready
+            request = oip.ModelReadyRequest(name=model, version=version)
+            return self._call(self._stub.ModelReady, request, deadline).ready
+        except Unavailable:
+            return False
+
+    def close(self) -> None:
+        """Close the connection; calls in flight end as Cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client {self._target}>"
+
+    def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
+        payload = self._session.encode(ask, form)
+        return self._session.decode(ask, form, self._call(self._infer, payload, deadline))
+
+    def _learn(self, model: str, version: str, deadline: float | None) -> Form:
+        request = oip.ModelMetadataRequest(name=model, version=version)
+        answer = self._call(self._stub.ModelMetadata, request, deadline)
+        return self._session.learn(model, version, answer)
+
+    def _relearn(self, form: Form, ask: Ask, deadline: float | None) -> Form | None:
+        """The form the model has now; None where *form* was right, or the server does not say."""
+        self._session.forget(ask.model, ask.version)
+        try:
+            now = self._learn(ask.model, ask.version, deadline)
+        except HeadraceClientError:
+            # The error that made us ask says more.
+            return None
+        return None if now.metadata == form.metadata else now
+
+    def _forget(self, ask: Ask, error: HeadraceClientError) -> None:
+        if isinstance(error, InvalidArgument | NotFound):
+            self._session.forget(ask.model, ask.version)
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]",
+        request: _Request,
+        deadline: float | None,
+    ) -> _Answer:
+        try:
+            return method(request, timeout=left_s(deadline))
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+
+    def _deadline_at(self, timeout: float | None) -> float | None:
+        return deadline_at(self._timeout_s if timeout is None else timeout)

@@ -1,0 +1,340 @@
+"""Inputs: a caller's data to the named tensors that a model's metadata asks for.
+
+Data may be an array, columns by name, rows, or a pandas DataFrame. Values are cast to the declared
+datatype as numpy's "same_kind" casting allows, and between integers of all kinds; a value that does
+not fit is refused, never cut. Knows no protobuf and no gRPC, and never imports pandas.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype, datatype_of
+from headrace.signature import TensorSpec
+from headrace.tensors import Buffer, TensorError, encode
+
+from .errors import InputMismatch
+from .types import Array, ModelMetadata
+
+# What `Form.fill` takes. A DataFrame is like an array to the type checker.
+Data: TypeAlias = npt.ArrayLike | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+_SHOWN_NAMES_MAX = 8
+_COLUMN: Final = (-1,)
+
+
+class Tensors(NamedTuple):
+    """Named tensors ready to send; four sequences of equal length.
+
+    Attributes:
+        names: Their names.
+        datatypes: Names of their datatypes.
+        shapes: Their shapes.
+        raws: Their bytes on the wire; views of the caller's arrays where those already lie right.
+    """
+
+    names: tuple[str, ...]
+    datatypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    raws: Sequence[Buffer]
+
+
+class Form:
+    """The inputs of a model, to be filled with data. Safe from any thread.
+
+    Attributes:
+        metadata: The model whose inputs these are.
+    """
+
+    def __init__(self, metadata: ModelMetadata) -> None:
+        self.metadata = metadata
+        self._specs = metadata.inputs
+        self._names = tuple(spec.name for spec in self._specs)
+        self._datatypes = tuple(spec.datatype for spec in self._specs)
+        self._known = frozenset(self._names)
+        self._is_table = bool(self._specs) and all(spec.shape == _COLUMN for spec in self._specs)
+        # The one datatype of a table whose columns can be cast in one go, as a matrix.
+        self._common: Datatype | None = None
+        if self._is_table and len(set(self._datatypes)) == 1 and self._datatypes[0] != BYTES.name:
+            self._common = DATATYPES[self._datatypes[0]]
+
+    def fill(self, data: Data) -> Tensors:
+        """The tensors that *data* makes.
+
+        Args:
+            data: An array: the only input, or [rows, columns] of a model whose inputs are columns,
+                in their order. A mapping of names to arrays, lists or, for one row, values. A
+                sequence of mappings, one per row. A pandas DataFrame with a column per input.
+
+        Raises:
+            InputMismatch: A name is missing or unknown, a shape or number of rows does not fit, or
+                values cannot become the declared datatype.
+            TypeError: *data* is none of these.
+        """
+        if isinstance(data, np.ndarray):
+            return self._from_array(data)
+        if isinstance(data, Mapping):
+            return self._from_columns(data)
+        # Who holds a DataFrame has imported pandas; while that runs, the name may be missing.
+        if isinstance(data, getattr(sys.modules.get("pandas"), "DataFrame", ())):
+            return self._from_frame(data)
+        if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
+            return self._from_columns(_columns_of(data))
+        if hasattr(data, "__array__") or (
+            isinstance(data, Sequence) and not isinstance(data, str | bytes)
+        ):
+            return self._from_array(_array_of(data, ""))
+        raise TypeError(
+            "expected an array, a mapping, a sequence of mappings or a DataFrame, "
+            f"got {type(data).__name__}"
+        )
+
+    def _from_array(self, array: Array) -> Tensors:
+        count = len(self._specs)
+        if count == 1:
+            return self._tensors([self._fitted(self._specs[0], array)])
+        if not self._is_table:
+            names = _shown(self._names) if count else "a model without a signature"
+            raise InputMismatch(
+                input="", expected=f"arrays by name for {names}", got="an array without a name"
+            )
+        if array.ndim != 2 or array.shape[1] != count:
+            raise InputMismatch(
+                input="",
+                expected=f"shape [-1, {count}], a column for each of {_shown(self._names)}",
+                got=str(list(array.shape)),
+            )
+        if self._common is not None and array.dtype.kind != "O":
+            try:
+                return self._from_matrix(array, self._common)
+            except InputMismatch:
+                # Column by column the message names the one to blame.
+                pass
+        return self._tensors(
+            [self._fitted(spec, column) for spec, column in zip(self._specs, array.T, strict=True)]
+        )
+
+    def _from_matrix(self, array: Array, datatype: Datatype) -> Tensors:
+        """All columns cast in one go into one block, and each in one piece of it."""
+        block = encode(_cast("", array, datatype).T, datatype)
+        rows, count = array.shape
+        size = rows * datatype.itemsize
+        return Tensors(
+            self._names,
+            self._datatypes,
+            ((rows,),) * count,
+            [block[at * size : (at + 1) * size] for at in range(count)],
+        )
+
+    def _from_frame(self, frame: Any) -> Tensors:
+        if len(self._specs) == 1 and not self._is_table:
+            return self._from_array(frame.to_numpy())
+        return self._from_columns({str(name): _column_of(column) for name, column in frame.items()})
+
+    def _from_columns(self, data: Mapping[str, Any]) -> Tensors:
+        if not self._specs:
+            return tensors_of(data)
+        if data.keys() != self._known:
+            raise self._wrong_names(data)
+        return self._tensors([self._fitted(spec, data[spec.name]) for spec in self._specs])
+
+    def _fitted(self, spec: TensorSpec, values: Any) -> Array:
+        """The values of one input in its datatype and shape."""
+        datatype = DATATYPES[spec.datatype]
+        array = values if isinstance(values, np.ndarray) else _array_of(values, spec.name, datatype)
+        array = _cast(spec.name, array, datatype)
+        expected, shape = spec.shape, array.shape
+        if expected == _COLUMN:
+            # One value is a column of one row; a server takes [n, 1] as it takes [n].
+            if not shape:
+                return array.reshape(1)
+            if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+                return array
+        elif len(shape) == len(expected) and all(
+            want in (-1, size) for want, size in zip(expected, shape, strict=True)
+        ):
+            return array
+        raise InputMismatch(
+            input=spec.name, expected=f"shape {list(expected)}", got=str(list(shape))
+        )
+
+    def _tensors(self, arrays: Sequence[Array]) -> Tensors:
+        shapes = tuple(array.shape for array in arrays)
+        rows = shapes[0][:1]
+        for name, shape in zip(self._names, shapes, strict=True):
+            if shape[:1] != rows:
+                raise InputMismatch(
+                    input=name,
+                    expected=f"{_rows(rows)} as in {self._names[0]!r}",
+                    got=_rows(shape[:1]),
+                )
+        raws = [
+            _encode(name, array, DATATYPES[datatype])
+            for name, array, datatype in zip(self._names, arrays, self._datatypes, strict=True)
+        ]
+        return Tensors(self._names, self._datatypes, shapes, raws)
+
+    def _wrong_names(self, data: Mapping[str, Any]) -> InputMismatch:
+        given = [str(name) for name in data]
+        missing = next((name for name in self._names if name not in data), None)
+        if missing is not None:
+            return InputMismatch(
+                input=missing, expected=f"inputs {_shown(self._names)}", got=_shown(given)
+            )
+        unknown = next(name for name in given if name not in self._known)
+        return InputMismatch(
+            input=unknown, expected=f"only {_shown(self._names)}", got=_shown(given)
+        )
+
+
+def tensors_of(named: Mapping[str, Any]) -> Tensors:
+    """Named arrays as they are: each of the datatype that carries its numpy type.
+
+    Raises:
+        InputMismatch: There is none, or no datatype carries one.
+    """
+    if not named:
+        raise InputMismatch(input="", expected="at least one input", got="none")
+    datatypes: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    raws: list[Buffer] = []
+    for name, values in named.items():
+        array = values if isinstance(values, np.ndarray) else _array_of(values, name)
+        try:
+            datatype = datatype_of(array.dtype)
+        except ValueError:
+            raise InputMismatch(
+                input=name, expected="a numpy type that a datatype carries", got=array.dtype.name
+            ) from None
+        array = _cast(name, array, datatype)
+        datatypes.append(datatype.name)
+        shapes.append(array.shape)
+        raws.append(_encode(name, array, datatype))
+    return Tensors(tuple(named), tuple(datatypes), tuple(shapes), raws)
+
+
+def _column_of(column: Any) -> Array:
+    """The values of a pandas Series; what is missing is None where numpy has no word for it."""
+    if column.dtype.kind == "M":
+        # Also of a time zone: instants, in UTC.
+        values: Array = column.to_numpy("datetime64[ns]")
+    elif isinstance(column.dtype, np.dtype):
+        values = column.to_numpy()
+    else:
+        values = column.astype(object).where(column.notna(), None).to_numpy()
+    return values
+
+
+def _columns_of(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Rows to columns; every row must have the names of the first."""
+    names = rows[0].keys()
+    for index, row in enumerate(rows):
+        if row.keys() != names:
+            name = next(iter(row.keys() ^ names))
+            raise InputMismatch(
+                input=str(name),
+                expected="the same names in every row",
+                got=f"row {index} {'without' if name in names else 'with'} it",
+            )
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _array_of(values: Any, name: str, datatype: Datatype | None = None) -> Array:
+    """An array of what is not one yet."""
+    try:
+        array = np.asarray(values, object if datatype is BYTES else None)
+    except ValueError:
+        raise InputMismatch(
+            input=name, expected="values of one shape", got="nested lists of several lengths"
+        ) from None
+    # numpy's own types for text cut zeros from the end.
+    return np.asarray(values, object) if array.dtype.kind in "SU" else array
+
+
+def _cast(name: str, array: Array, datatype: Datatype) -> Array:
+    """The array with the datatype's numpy type; BYTES stay what they are."""
+    source, target = array.dtype, datatype.dtype
+    if datatype is BYTES:
+        # T is numpy's own variable-width string.
+        if source.kind not in "OSUT":
+            raise _wrong_type(name, datatype, source.name)
+        return array
+    if source == target:
+        return array
+    if array.size == 0:
+        # Nothing does not tell its type.
+        return array.astype(target)
+    if source.kind == "O":
+        array = _inferred(name, array, datatype)
+        source = array.dtype
+    if source.kind == "M" and datatype.name == "INT64":
+        return array.astype("datetime64[ns]").view(np.int64)
+    if source.kind in "iu" and target.kind in "iu":
+        if not np.can_cast(source, target):
+            bounds = np.iinfo(target.str)
+            _check_range(name, array, int(bounds.min), int(bounds.max), datatype)
+    elif not np.can_cast(source, target, "same_kind"):
+        raise _wrong_type(name, datatype, "text" if source.kind in "SUT" else source.name)
+    elif source.kind in "iu" and source.itemsize == 8 and target == np.float64:
+        # The server refuses these as well: see headrace.datatypes.needs_exact_check.
+        _check_range(name, array, -EXACT_INTEGER_MAX, EXACT_INTEGER_MAX, datatype)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(target)
+    except FloatingPointError:
+        raise InputMismatch(
+            input=name, expected=f"{datatype.name} values", got=f"{source.name} beyond their range"
+        ) from None
+
+
+def _inferred(name: str, array: Array, datatype: Datatype) -> Array:
+    """An array of objects with the numpy type of its values; None is NaN where there is NaN."""
+    values = array.ravel().tolist()
+    if datatype.dtype.kind == "f":
+        values = [math.nan if value is None else value for value in values]
+    inferred = np.asarray(values)
+    if inferred.dtype.kind == "O" or inferred.shape != (array.size,):
+        odd = next((value for value in values if not isinstance(value, int | float)), values[0])
+        raise _wrong_type(name, datatype, type(odd).__name__)
+    return inferred.reshape(array.shape)
+
+
+def _check_range(name: str, array: Array, low: int, high: int, datatype: Datatype) -> None:
+    least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise InputMismatch(
+            input=name,
+            expected=f"{datatype.name} from {low} to {high}",
+            got=f"{array.dtype.name} from {least} to {most}",
+        )
+
+
+def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:
+    try:
+        return encode(array, datatype)
+    except TensorError:
+        items = array.ravel().tolist()
+        # What else cannot be written is half of a surrogate pair.
+        got = next(
+            (type(item).__name__ for item in items if not isinstance(item, str | bytes)),
+            "text that has no UTF-8",
+        )
+        raise InputMismatch(input=name, expected="BYTES (str or bytes)", got=got) from None
+
+
+def _wrong_type(name: str, datatype: Datatype, got: str) -> InputMismatch:
+    return InputMismatch(input=name, expected=datatype.name, got=got)
+
+
+def _rows(size: tuple[int, ...]) -> str:
+    return f"{size[0]} rows" if size else "no rows"
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN_NAMES_MAX]))
+    more = len(names) - _SHOWN_NAMES_MAX
+    return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"

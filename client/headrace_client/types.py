@@ -1,0 +1,162 @@
+"""Types: what the client hands back: predictions, metadata of models, states of models."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.datatypes import DATATYPES
+from headrace.oip.open_inference_pb2 import ModelMetadataResponse, RepositoryIndexResponse
+from headrace.signature import TensorSpec
+
+from .errors import InvalidResponse
+
+# Of the type that the datatype has, which no type checker can know.
+Array: TypeAlias = npt.NDArray[Any]
+
+# Elements of an output that its repr shows.
+_SHOWN_ELEMENTS_MAX = 6
+
+
+class Prediction(Mapping[str, Array]):
+    """A model's answer: its outputs by name, in the model's order. Compared by identity.
+
+    Arrays of fixed-size elements are read-only and may lie unaligned in the response's bytes, which
+    live as long as any of them; `copy()` gives one of its own. BYTES outputs are object arrays of
+    bytes: the protocol cannot tell text from binary, so `strings` is for those that are text.
+
+    Attributes:
+        model: The name of the model that answered.
+        version: The version that answered.
+        id: The request's id, as the caller gave it; empty for none.
+    """
+
+    __slots__ = ("_arrays", "id", "model", "version")
+
+    def __init__(self, model: str, version: str, id: str, arrays: dict[str, Array]) -> None:  # noqa: A002 - the protocol's name.
+        self.model = model
+        self.version = version
+        self.id = id
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def array(self) -> Array:
+        """The only output.
+
+        Raises:
+            ValueError: There are several, or none.
+        """
+        if len(self._arrays) != 1:
+            raise ValueError(f"expected a single output, got {list(self._arrays)}: name one")
+        return next(iter(self._arrays.values()))
+
+    def strings(self, name: str = "") -> Array:
+        """A BYTES output as an object array of str, from UTF-8; without *name* the only output.
+
+        Raises:
+            KeyError: There is no output *name*.
+            ValueError: It does not hold text, or no name is given and there are several outputs.
+        """
+        array = self[name] if name else self.array
+        if array.dtype != object:
+            raise ValueError(f"expected a BYTES output, got {array.dtype.name}")
+        text = np.empty(array.size, object)
+        text[:] = [element.decode() for element in array.ravel().tolist()]
+        return text.reshape(array.shape)
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{name}: {_shown(array)}" for name, array in self._arrays.items())
+        return f"<Prediction {self.model} version {self.version}: {outputs}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model is and takes.
+
+    Attributes:
+        name: The name it is served by.
+        versions: The versions that answer under it.
+        platform: The MLflow flavor behind "mlflow_".
+        inputs: Its inputs; empty for a model without a signature, which takes what comes.
+        outputs: Its outputs; may be empty too.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model version that the server holds.
+
+    Attributes:
+        name: The name it is served by.
+        version: Its version.
+        state: LOADING, READY, UNLOADING or UNAVAILABLE.
+        reason: Why it is unavailable.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
+    """The metadata that a server stated.
+
+    Raises:
+        InvalidResponse: It names a datatype that the protocol does not have.
+    """
+    return ModelMetadata(
+        name=message.name,
+        versions=tuple(message.versions),
+        platform=message.platform,
+        inputs=tuple(map(_spec, message.inputs)),
+        outputs=tuple(map(_spec, message.outputs)),
+    )
+
+
+def statuses_of(message: RepositoryIndexResponse) -> tuple[ModelStatus, ...]:
+    """The models that a server listed, in its order."""
+    return tuple(
+        ModelStatus(model.name, model.version, model.state, model.reason)
+        for model in message.models
+    )
+
+
+def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
+    if tensor.datatype not in DATATYPES:
+        raise InvalidResponse(f"tensor {tensor.name!r} has an unknown datatype {tensor.datatype!r}")
+    return TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape))
+
+
+def _shown(array: Array) -> str:
+    shape = "x".join(map(str, array.shape)) or "scalar"
+    elements = array.ravel()[:_SHOWN_ELEMENTS_MAX].tolist()
+    values = " ".join(
+        f"{value:.6g}" if isinstance(value, float) else repr(value) for value in elements
+    )
+    more = " ..." if array.size > _SHOWN_ELEMENTS_MAX else ""
+    kind = "BYTES" if array.dtype == object else array.dtype.name
+    return f"{kind} {shape} [{values}{more}]"

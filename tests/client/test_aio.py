@@ -1,0 +1,159 @@
+"""The asyncio client against the same double of the server."""
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+
+import oip_double
+from headrace_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    HeadraceClientError,
+    InputMismatch,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from oip_double import Double, ServedModel
+
+ROW = np.array([[5.1, 3.5, 1.4, 0.2]])
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    models = {"iris": oip_double.iris(), "doubler": oip_double.doubler()}
+    with oip_double.serving(models) as double:
+        yield double
+
+
+def test_it_has_the_methods_of_the_synchronous_client_with_the_same_arguments() -> None:
+    def methods(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(method).parameters)
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
+        }
+
+    # A task is the future of asyncio.
+    expected = methods(Client)
+    del expected["submit"]
+    assert methods(AsyncClient) == expected
+    constructors = (inspect.signature(kind).parameters.values() for kind in (Client, AsyncClient))
+    first, second = ([(p.name, p.default) for p in parameters] for parameters in constructors)
+    assert first == second
+
+
+def test_predictions_metadata_models_and_readiness(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            assert repr(client) == f"<AsyncClient {double.target}>"
+            prediction = await client.predict("iris", ROW, request_id="r", outputs=["total"])
+            assert (list(prediction), prediction.id) == (["total"], "r")
+            many = await asyncio.gather(
+                *(client.predict("doubler", np.full((1, 3), i)) for i in range(20))
+            )
+            assert [answer.array[0, 0] for answer in many] == [2.0 * i for i in range(20)]
+            plain = await client.infer("doubler", {"x": np.ones((1, 3), np.float32)})
+            assert plain.array.tolist() == [[2.0, 2.0, 2.0]]
+            assert (await client.metadata("iris", "1")).versions == ("1",)
+            assert [model.name for model in await client.models()] == ["iris", "doubler", "broken"]
+            assert await client.ready()
+            assert await client.ready("iris")
+            assert not await client.ready("nothing")
+
+    asyncio.run(ask())
+
+
+def test_a_changed_model_is_asked_again_once_and_an_unchanged_one_never(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            await client.predict("iris", ROW)
+            old = double.models["iris"]
+            inputs = tuple(replace(spec, datatype="FP32") for spec in old.inputs)
+            double.models["iris"] = replace(old, inputs=inputs, version="2")
+            assert (await client.predict("iris", ROW)).version == "2"
+
+            sent = len(double.infer_requests)
+            double.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "no")]
+            with pytest.raises(InvalidArgument, match="no"):
+                await client.predict("iris", ROW)
+            assert len(double.infer_requests) == sent + 1
+
+            with pytest.raises(InputMismatch):
+                await client.predict("iris", {"petal_width": [1.0]})
+            assert len(double.infer_requests) == sent + 1
+
+            del double.models["iris"]
+            with pytest.raises(NotFound):
+                await client.predict("iris", ROW)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhausted),
+        (grpc.StatusCode.DATA_LOSS, HeadraceClientError),
+    ],
+)
+def test_a_status_has_the_error_of_the_synchronous_client(
+    double: Double, status: grpc.StatusCode, expected: type[HeadraceClientError]
+) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            with pytest.raises(HeadraceClientError, match="why") as caught:
+                await client.predict("iris", ROW)
+            assert type(caught.value) is expected
+            assert caught.value.code == status.name
+
+    double.failures = [(status, "why")]
+    asyncio.run(ask())
+
+
+def test_a_call_ends_at_its_timeout_and_a_cancelled_task_at_once(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            await client.predict("iris", ROW)
+            double.is_holding = True
+            with pytest.raises(DeadlineExceeded):
+                await client.predict("iris", ROW, timeout=0.05)
+            task = asyncio.create_task(client.predict("iris", ROW))
+            # One turn of the loop, in which the task begins.
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            double.release.set()
+            assert (await client.predict("iris", ROW)).version == "1"
+
+    asyncio.run(ask())
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:
+    async def ask(target: str) -> None:
+        async with AsyncClient(target, timeout_s=20) as client:
+            with pytest.raises(Unavailable):
+                await client.predict("iris", ROW)
+            assert not await client.ready()
+
+    with oip_double.serving({}) as gone:
+        target = gone.target
+    asyncio.run(ask(target))
+
+
+def test_messages_over_the_limit_are_refused(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, message_bytes_max=2000) as client:
+            with pytest.raises(ResourceExhausted):
+                await client.infer("wide", {"x": np.zeros(1)})
+
+    double.models["wide"] = ServedModel((), lambda tensors: {"y": np.zeros(1000)})
+    asyncio.run(ask())

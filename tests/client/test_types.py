@@ -1,0 +1,74 @@
+"""Predictions and metadata as a caller sees them."""
+
+import numpy as np
+import pytest
+
+from headrace.oip.open_inference_pb2 import ModelMetadataResponse
+from headrace_client import InvalidResponse, ModelMetadata, Prediction, TensorSpec
+from headrace_client.types import metadata_of
+
+LABELS = np.array([b"setosa", "sauté".encode()], object)
+SCORES = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def test_a_prediction_is_a_mapping_of_names_to_arrays() -> None:
+    prediction = Prediction("iris", "3", "r1", {"label": LABELS, "score": SCORES})
+
+    assert list(prediction) == ["label", "score"]
+    assert len(prediction) == 2
+    assert prediction["score"] is SCORES
+    assert dict(prediction.items()) == {"label": LABELS, "score": SCORES}
+    assert prediction == prediction  # noqa: PLR0124 - arrays inside must not be compared.
+    assert len({prediction}) == 1
+
+
+def test_the_only_output_needs_no_name() -> None:
+    assert Prediction("m", "1", "", {"y": SCORES}).array is SCORES
+
+
+@pytest.mark.parametrize("arrays", [{}, {"label": LABELS, "score": SCORES}])
+def test_several_outputs_need_a_name(arrays: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="expected a single output"):
+        _ = Prediction("m", "1", "", arrays).array
+
+
+def test_text_is_decoded_on_demand() -> None:
+    prediction = Prediction("m", "1", "", {"label": LABELS.reshape(2, 1), "score": SCORES})
+
+    assert prediction.strings("label").tolist() == [["setosa"], ["sauté"]]
+    assert Prediction("m", "1", "", {"label": LABELS}).strings().tolist() == ["setosa", "sauté"]
+    with pytest.raises(ValueError, match="expected a BYTES output, got float32"):
+        prediction.strings("score")
+    with pytest.raises(KeyError):
+        prediction.strings("nothing")
+
+
+def test_a_prediction_shows_itself_in_one_line() -> None:
+    prediction = Prediction("iris", "3", "", {"label": LABELS[:1], "score": SCORES})
+
+    assert repr(prediction) == (
+        "<Prediction iris version 3: label: BYTES 1 [b'setosa'], "
+        "score: float32 2x4 [0 1 2 3 4 5 ...]>"
+    )
+
+
+def test_metadata_is_what_the_server_stated() -> None:
+    message = ModelMetadataResponse(name="m", versions=["2"], platform="mlflow_sklearn")
+    message.inputs.add(name="x", datatype="FP64", shape=[-1, 4])
+    message.outputs.add(name="y", datatype="INT64", shape=[-1])
+
+    assert metadata_of(message) == ModelMetadata(
+        name="m",
+        versions=("2",),
+        platform="mlflow_sklearn",
+        inputs=(TensorSpec("x", "FP64", (-1, 4)),),
+        outputs=(TensorSpec("y", "INT64", (-1,)),),
+    )
+
+
+def test_metadata_with_a_datatype_of_another_world_is_an_invalid_response() -> None:
+    message = ModelMetadataResponse(name="m")
+    message.inputs.add(name="x", datatype="FP4", shape=[-1])
+
+    with pytest.raises(InvalidResponse, match="tensor 'x' has an unknown datatype 'FP4'"):
+        metadata_of(message)

@@ -1,0 +1,211 @@
+"""A double of the server: the protocol over a real gRPC socket, with scripted models and failures.
+
+It stands for headrace's daemon where only the client is under test. Requests are read by protobuf
+alone, so that the client's own encoding is checked against an independent reader, and recorded.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from headrace.datatypes import DATATYPES, datatype_of
+from headrace.oip import open_inference_pb2 as oip
+from headrace.signature import TensorSpec
+from headrace.tensors import decode, encode
+
+Tensors = dict[str, npt.NDArray[Any]]
+Failure = tuple[grpc.StatusCode, str]
+
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclass
+class ServedModel:
+    """A model of the double: its metadata and what it answers."""
+
+    inputs: tuple[TensorSpec, ...]
+    answer: Callable[[Tensors], Tensors]
+    version: str = "1"
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass
+class Double:
+    """The double's script, to be changed while it runs, and its record.
+
+    Attributes:
+        models: What is served, by name; without an entry NOT_FOUND.
+        failures: Statuses for the next calls to ModelInfer, before they are looked at.
+        infer_requests: Every ModelInfer request, read by protobuf.
+        metadata_asked: (name, version) of every ModelMetadata request.
+        holding: While set, answers of ModelInfer are held back.
+        release: What they wait for.
+    """
+
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    infer_requests: list[oip.ModelInferRequest] = field(default_factory=list)
+    metadata_asked: list[tuple[str, str]] = field(default_factory=list)
+    is_ready: bool = True
+    is_holding: bool = False
+    release: threading.Event = field(default_factory=threading.Event)
+    port: int = 0
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def handlers(self) -> dict[str, Any]:
+        def handler(method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
+            name = method.__name__
+            return grpc.unary_unary_rpc_method_handler(
+                method,
+                request_deserializer=getattr(oip, f"{name}Request").FromString,
+                response_serializer=getattr(oip, f"{name}Response").SerializeToString,
+            )
+
+        methods = (
+            self.ServerReady,
+            self.ModelReady,
+            self.ModelMetadata,
+            self.RepositoryIndex,
+            self.ModelInfer,
+        )
+        return {method.__name__: handler(method) for method in methods}
+
+    def ServerReady(  # noqa: N802 - the protocol's own name, as below.
+        self, request: Any, context: grpc.ServicerContext
+    ) -> Any:
+        return oip.ServerReadyResponse(ready=self.is_ready)
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return oip.ModelReadyResponse(ready=self.is_ready and request.name in self.models)
+
+    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.metadata_asked.append((request.name, request.version))
+        model = self._model(request.name, request.version, context)
+        response = oip.ModelMetadataResponse(
+            name=request.name, versions=[model.version], platform="mlflow_double"
+        )
+        for specs, tensors in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
+            for spec in specs:
+                tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        return response
+
+    def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        response = oip.RepositoryIndexResponse()
+        for name, model in self.models.items():
+            response.models.add(name=name, version=model.version, state="READY")
+        response.models.add(name="broken", version="1", state="UNAVAILABLE", reason="no such file")
+        return response
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.infer_requests.append(request)
+        if self.is_holding:
+            self.release.wait()
+        if self.failures:
+            context.abort(*self.failures.pop(0))
+        model = self._model(request.model_name, request.model_version, context)
+        expected = {spec.name: spec.datatype for spec in model.inputs}
+        given = {tensor.name: tensor.datatype for tensor in request.inputs}
+        if expected and expected != given:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"expected {expected}, got {given}")
+        outputs = model.answer(read_tensors(request))
+        response = oip.ModelInferResponse(
+            model_name=request.model_name, model_version=model.version, id=request.id
+        )
+        wanted = [output.name for output in request.outputs] or list(outputs)
+        for name in wanted:
+            datatype = datatype_of(outputs[name].dtype)
+            response.outputs.add(name=name, datatype=datatype.name, shape=outputs[name].shape)
+            response.raw_output_contents.append(bytes(encode(outputs[name], datatype)))
+        return response
+
+    def _model(self, name: str, version: str, context: grpc.ServicerContext) -> ServedModel:
+        model = self.models.get(name)
+        if model is None or version not in {"", model.version}:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no model {name!r} {version!r}".rstrip())
+            raise AssertionError("abort raises")
+        return model
+
+
+def read_tensors(request: oip.ModelInferRequest) -> Tensors:
+    return {
+        tensor.name: decode(raw, DATATYPES[tensor.datatype], tuple(tensor.shape))
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+
+
+@contextmanager
+def serving(models: dict[str, ServedModel]) -> Iterator[Double]:
+    """A double that listens on a free port of this machine until the block ends."""
+    double = Double(models=models)
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
+        server = grpc.server(
+            threads,
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ],
+        )
+        service = grpc.method_handlers_generic_handler(
+            "inference.GRPCInferenceService", double.handlers()
+        )
+        server.add_generic_rpc_handlers((service,))
+        double.port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield double
+        finally:
+            double.release.set()
+            server.stop(grace=None).wait()
+
+
+IRIS_COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+
+
+def iris() -> ServedModel:
+    """Four FP64 columns; answers which of them is the longest, and the row's sum."""
+
+    def answer(tensors: Tensors) -> Tensors:
+        matrix = np.stack([tensors[name].astype(np.float64).ravel() for name in IRIS_COLUMNS], 1)
+        return {"longest": matrix.argmax(axis=1), "total": matrix.sum(axis=1)}
+
+    return ServedModel(
+        inputs=tuple(TensorSpec(name, "FP64", (-1,)) for name in IRIS_COLUMNS),
+        answer=answer,
+        outputs=(TensorSpec("longest", "INT64", (-1,)), TensorSpec("total", "FP64", (-1,))),
+    )
+
+
+def doubler() -> ServedModel:
+    """One FP32 matrix; answers twice of it."""
+    return ServedModel(
+        inputs=(TensorSpec("x", "FP32", (-1, 3)),),
+        answer=lambda tensors: {"y": tensors["x"] * np.float32(2)},
+        outputs=(TensorSpec("y", "FP32", (-1, 3)),),
+    )
+
+
+def greeter() -> ServedModel:
+    """A text, a number and a flag per row; answers the text."""
+
+    def answer(tensors: Tensors) -> Tensors:
+        return {"text": np.array([b"hi " + name for name in tensors["name"].tolist()], object)}
+
+    return ServedModel(
+        inputs=(
+            TensorSpec("name", "BYTES", (-1,)),
+            TensorSpec("age", "INT32", (-1,)),
+            TensorSpec("is_new", "BOOL", (-1,)),
+        ),
+        answer=answer,
+        outputs=(TensorSpec("text", "BYTES", (-1,)),),
+    )

@@ -1,0 +1,401 @@
+"""What `headrace predict` reads, asks and prints, against a double of the server."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import oip_double
+from headrace.signature import TensorSpec
+from headrace_server.errors import UsageError
+from headrace_server.predict import predict
+from oip_double import Double, ServedModel, Tensors
+
+IRIS_CSV = """sepal_length,sepal_width,petal_length,petal_width
+5.1,3.5,1.4,0.2
+6.3,2.9,5.6,1.8
+"""
+IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [6.3, 2.9, 5.6, 1.8]]
+TYPES = (
+    ("a_bool", "BOOL"),
+    ("a_byte", "UINT8"),
+    ("an_int", "INT32"),
+    ("a_long", "INT64"),
+    ("a_float", "FP32"),
+    ("a_double", "FP64"),
+    ("a_text", "BYTES"),
+)
+
+
+def echo(tensors: Tensors) -> Tensors:
+    return {f"{name}_out": array for name, array in tensors.items()}
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    models = {
+        "iris": oip_double.iris(),
+        "doubler": oip_double.doubler(),
+        "types": ServedModel(tuple(TensorSpec(name, kind, (-1,)) for name, kind in TYPES), echo),
+        "free": ServedModel((), echo),
+        "frozen": ServedModel((TensorSpec("x", "FP64", (2,)),), echo),
+        "whole": ServedModel(
+            (TensorSpec("x", "FP64", (-1,)),), lambda tensors: {"mean": np.zeros(1)}
+        ),
+        "wide": ServedModel(
+            (TensorSpec("x", "FP32", (-1, 1000, 100)),),
+            lambda tensors: {"first": tensors["x"][:, 0, 0]},
+        ),
+    }
+    with oip_double.serving(models) as double:
+        yield double
+
+
+@pytest.fixture
+def ask(double: Double, tmp_path: Path) -> Any:
+    """Predict the rows of a file with the given content; what it prints."""
+
+    def run(model: str, name: str, content: str | bytes, **options: str) -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        out = io.StringIO()
+        options.setdefault("output", "json")
+        options.setdefault("server", double.target)
+        predict(model, str(path), out=out, **options)
+        return out.getvalue()
+
+    return run
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", IRIS_CSV),
+        ("rows.CSV", "\ufeff" + IRIS_CSV.replace("\n", "\r\n") + "\n\n"),
+        (
+            "rows.json",
+            json.dumps([dict(zip(oip_double.IRIS_COLUMNS, r, strict=True)) for r in IRIS_ROWS]),
+        ),
+        (
+            "rows.json",
+            json.dumps(
+                dict(zip(oip_double.IRIS_COLUMNS, zip(*IRIS_ROWS, strict=True), strict=True))
+            ),
+        ),
+        (
+            "rows.jsonl",
+            "\n".join(
+                json.dumps(dict(zip(oip_double.IRIS_COLUMNS, r, strict=True))) for r in IRIS_ROWS
+            )
+            + "\n\n",
+        ),
+        ("rows.npy", npy(np.array(IRIS_ROWS))),
+    ],
+)
+def test_every_format_asks_the_same(ask: Any, double: Double, name: str, content: Any) -> None:
+    answer = json.loads(ask("iris", name, content))
+
+    assert [row["longest"] for row in answer] == [0, 0]
+    assert [row["total"] for row in answer] == pytest.approx([10.2, 16.6])
+    (request,) = double.infer_requests
+    sent = oip_double.read_tensors(request)
+    assert np.stack(list(sent.values()), axis=1).tolist() == IRIS_ROWS
+
+
+def test_csv_cells_have_the_types_of_the_inputs(ask: Any) -> None:
+    content = (
+        "a_text,a_bool,a_byte,an_int,a_long,a_float,a_double\n"
+        '"x, y",TRUE,255,-1,2024-01-02,0.1,\n'
+        "é,0,0,2147483647,2024-01-02T01:00:00+01:00,nan,1e300\n"
+        ",false,1,0,9007199254740993,-inf,0.1\n"
+    )
+
+    first, second, third = json.loads(ask("types", "rows.csv", content))
+
+    instant = 1_704_153_600_000_000_000
+    assert list(first.values()) == [True, 255, -1, instant, 0.1, None, "x, y"]
+    assert list(second.values()) == [False, 0, 2**31 - 1, instant, None, 1e300, "é"]
+    assert list(third.values()) == [False, 1, 0, 2**53 + 1, None, 0.1, ""]
+
+
+def test_a_missing_number_is_nan_for_the_model(ask: Any, double: Double) -> None:
+    ask("iris", "rows.csv", "sepal_length,sepal_width,petal_length,petal_width\n1,,3,4\n")
+
+    assert math.isnan(oip_double.read_tensors(double.infer_requests[0])["sepal_width"][0])
+
+
+def test_columns_the_model_does_not_take_are_noted_once(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["id,b,sepal_length,sepal_width,petal_length,petal_width", *["7,8,1,2,3,4"] * 600]
+
+    answer = json.loads(ask("iris", "rows.csv", "\n".join(lines)))
+
+    assert len(answer) == 600
+    assert capsys.readouterr().err == "note: the model does not take id, b\n"
+
+
+def test_a_matrix_input_takes_all_columns_of_a_csv_file(ask: Any) -> None:
+    answer = json.loads(ask("doubler", "rows.csv", "p,q,r\n1,2,3\n4,5,6\n"))
+
+    assert answer == [{"y": [2.0, 4.0, 6.0]}, {"y": [8.0, 10.0, 12.0]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.npy", npy(np.ones((2, 3)))),
+        ("rows.json", '[{"x": [1, 1, 1]}, {"x": [1, 1, 1]}]'),
+        ("rows.json", '{"x": [[1, 1, 1], [1, 1, 1]]}'),
+    ],
+)
+def test_a_tensor_input_takes_arrays_and_nested_lists(ask: Any, name: str, content: Any) -> None:
+    assert json.loads(ask("doubler", name, content)) == [{"y": [2.0] * 3}] * 2
+
+
+def test_a_model_without_a_signature_takes_json_as_it_is(ask: Any) -> None:
+    answer = json.loads(ask("free", "rows.jsonl", '{"n": 1, "s": "é"}\n{"n": 2, "s": "b"}'))
+
+    assert answer == [{"n_out": 1, "s_out": "é"}, {"n_out": 2, "s_out": "b"}]
+
+
+def test_long_files_travel_in_several_requests_and_come_back_in_order(
+    ask: Any, double: Double
+) -> None:
+    rows = np.arange(4 * 3000.0).reshape(3000, 4)
+
+    printed = ask("iris", "rows.npy", npy(rows), output="csv").splitlines()
+
+    assert printed[0] == "longest,total"
+    assert [float(line.split(",")[1]) for line in printed[1:]] == rows.sum(axis=1).tolist()
+    assert len(double.infer_requests) == 12
+
+
+def test_large_rows_travel_in_smaller_requests(ask: Any, double: Double) -> None:
+    rows = np.zeros((25, 1000, 100), np.float32)
+    rows[:, 0, 0] = range(25)
+
+    answer = json.loads(ask("wide", "rows.npy", npy(rows)))
+
+    assert [row["first"] for row in answer] == list(range(25))
+    assert [request.inputs[0].shape[0] for request in double.infer_requests] == [10, 10, 5]
+
+
+def test_a_model_frozen_at_some_rows_is_asked_with_as_many(ask: Any, double: Double) -> None:
+    assert len(json.loads(ask("frozen", "rows.npy", npy(np.arange(6.0))))) == 6
+    assert [request.inputs[0].shape[0] for request in double.infer_requests] == [2, 2, 2]
+
+
+def test_csv_output_has_a_column_per_element(ask: Any) -> None:
+    printed = ask("doubler", "rows.npy", npy(np.full((1, 3), 0.05)), output="csv")
+
+    assert printed == "y[0],y[1],y[2]\n0.1,0.1,0.1\n"
+
+
+def test_a_table_shows_the_first_rows_beside_their_inputs(
+    ask: Any, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = IRIS_CSV.splitlines()
+
+    printed = ask("iris", "rows.csv", "\n".join([lines[0], *lines[1:] * 600]), output="table")
+
+    for name in (*oip_double.IRIS_COLUMNS, "longest", "total"):
+        assert name in printed
+    assert printed.count("10.2") == 10
+    assert printed.endswith("... and 1,180 more rows\n")
+    assert len(double.infer_requests) == 1
+
+
+def test_a_narrow_table_leaves_out_inputs_but_no_outputs(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+
+    printed = ask("iris", "rows.csv", IRIS_CSV, output="table")
+
+    assert "sepal_length" in printed
+    assert "petal_width" not in printed
+    assert "longest" in printed
+    assert "total" in printed
+    assert "2 of 4 input columns are not shown" in printed
+    assert max(map(len, printed.splitlines())) <= 60
+
+
+def test_a_table_shortens_long_cells(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    record = {"long": "x" * 100, "many": [1.5] * 10, "exact": 0.1, "text": "[red]é"}
+
+    printed = ask("free", "rows.json", json.dumps([record]), output="table")
+
+    assert f"{'x' * 29}... " in printed
+    assert "[1.5 1.5 1.5 1.5 ...]" in printed
+    assert "[red]é" in printed
+
+
+@pytest.mark.parametrize(
+    ("form", "content"), [("csv", IRIS_CSV.encode()), ("npy", npy(np.array(IRIS_ROWS)))]
+)
+def test_standard_input_may_hold_text_or_an_array(
+    double: Double, monkeypatch: pytest.MonkeyPatch, form: str, content: bytes
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+    out = io.StringIO()
+
+    predict("iris", "-", server=double.target, input_format=form, output="csv", out=out)
+
+    assert out.getvalue().startswith("longest,total\n0,10.2")
+
+
+@pytest.mark.slow
+def test_the_command_needs_the_bare_install_alone(double: Double) -> None:
+    script = (
+        "import sys\n"
+        "from headrace_server.predict import predict\n"
+        "predict('iris', '-', server=sys.argv[1], input_format='csv', output='csv')\n"
+        "bare = {'pandas', 'mlflow', 'pydantic', 'structlog', 'pygrpc_native'}\n"
+        "sys.exit(', '.join(bare & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, double.target],
+        input=IRIS_CSV,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("longest,total\n0,10.2")
+
+
+HEAD = IRIS_CSV.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "content", "message"),
+    [
+        (
+            "iris",
+            "rows.txt",
+            "",
+            "cannot tell the format of .*: say which of csv, json, jsonl, npy",
+        ),
+        ("iris", "rows.csv", "", "the CSV file is empty"),
+        ("iris", "rows.csv", HEAD, "the file has no rows"),
+        (
+            "iris",
+            "rows.csv",
+            "sepal_length\n1\n",
+            "no column 'sepal_width': model 'iris' takes sepal_length,",
+        ),
+        (
+            "iris",
+            "rows.csv",
+            f"{HEAD}\n1,2,3,4\n1,2,3\n",
+            "row 2 has 3 cells, but the first line names 4",
+        ),
+        ("iris", "rows.csv", f"{HEAD}\n1,2,3,x\n", "row 1, column 'petal_width': cannot read 'x'"),
+        ("iris", "rows.csv", f'{HEAD}\n1,2,3,"{"x" * 200_000}"\n', "the file is not CSV"),
+        ("iris", "rows.csv", HEAD.encode() + b"\n\xff", "it is not UTF-8 text"),
+        ("types", "rows.json", '[{"a_bool": true}]', "no column 'a_byte'"),
+        ("iris", "rows.json", "{", "the file is not JSON"),
+        ("iris", "rows.json", "[1]", "neither records"),
+        ("iris", "rows.json", "{}", "neither records"),
+        ("iris", "rows.json", "[]", "neither records"),
+        ("free", "rows.json", "[{}]", "the file has no rows"),
+        ("free", "rows.json", '{"a": []}', "the file has no rows"),
+        ("free", "rows.json", '{"a": [1], "b": []}', r"different numbers of rows: \[0, 1\]"),
+        ("free", "rows.jsonl", '{"a": 1}\n{"b": 1}', "row 2 has no 'a'"),
+        ("free", "rows.jsonl", '{"a": 1}\n[]', "row 2 is not an object"),
+        ("free", "rows.jsonl", '{"a": 1}\n{', "row 2 is not JSON"),
+        ("free", "rows.csv", "a\n1\n", "'free' publishes no inputs, so what CSV columns hold"),
+        (
+            "free",
+            "rows.npy",
+            npy(np.ones(1)),
+            "'free' publishes no inputs, so an array has no name",
+        ),
+        ("iris", "rows.npy", b"no", "the file is not a numpy array"),
+        (
+            "iris",
+            "rows.npy",
+            npy(np.ones((2, 3))),
+            r"shape \[2, 3\], but model 'iris' has 4 inputs",
+        ),
+        ("doubler", "rows.npy", npy(np.float32(1)), "the array has no rows"),
+        (
+            "doubler",
+            "rows.npy",
+            npy(np.ones((2, 4))),
+            r"input 'x': expected shape \[-1, 3\], got \[2, 4\]",
+        ),
+        ("wide", "rows.csv", "x\n1\n", "which no CSV column holds: use json or npy"),
+        (
+            "iris",
+            "rows.json",
+            '{"sepal_length": ["a"], "sepal_width": [1], "petal_length": [1], "petal_width": [1]}',
+            "input 'sepal_length': expected FP64, got text",
+        ),
+        ("whole", "rows.npy", npy(np.ones(3)), r"output 'mean' has shape \[1\] for 3 rows"),
+        ("nothing", "rows.csv", HEAD, "nothing at .*NOT_FOUND: no model 'nothing'"),
+    ],
+)
+def test_a_persons_mistake_is_one_sentence(
+    ask: Any, model: str, name: str, content: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        ask(model, name, content)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_server_refuses_is_one_sentence(ask: Any, double: Double) -> None:
+    double.failures = [(grpc.StatusCode.INTERNAL, "ValueError: no")]
+
+    with pytest.raises(UsageError, match=r"iris at .*INTERNAL: ValueError: no"):
+        ask("iris", "rows.csv", IRIS_CSV)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "xml"}, "cannot print 'xml': expected one of table, csv, json"),
+        ({"input_format": "parquet"}, "cannot tell the format"),
+        ({"server": "http://here"}, "cannot connect to 'http://here'"),
+        ({"version": "9"}, "no model 'iris' '9'"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_sentence(
+    ask: Any, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        ask("iris", "rows.csv", IRIS_CSV, **options)
+
+
+def test_a_file_that_is_not_there_is_one_sentence(double: Double, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*rows\.csv: No such file"):
+        predict("iris", str(tmp_path / "rows.csv"), server=double.target)
+
+
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(IRIS_CSV)
+    with oip_double.serving({}) as gone:
+        target = gone.target
+
+    with pytest.raises(UsageError, match=f"iris at {target}: UNAVAILABLE"):
+        predict("iris", str(path), server=target)
