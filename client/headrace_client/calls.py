@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from headrace.datatypes import DATATYPES, Datatype
 from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from headrace.tensors import Buffer, TensorError, decode
+from headrace.wire import WireError, split, varint
 
 from .errors import InvalidResponse
 from .inputs import Tensors
@@ -84,10 +85,10 @@ class RequestEncoder:
         pieces: list[Buffer] = [header.model]
         if request_id:
             encoded = request_id.encode()
-            pieces += (_REQUEST_ID, _varint(len(encoded)), encoded)
+            pieces += (_REQUEST_ID, varint(len(encoded)), encoded)
         pieces.append(header.rest)
         for raw in tensors.raws:
-            pieces += (_RAW_INPUT, _varint(len(raw)), raw)
+            pieces += (_RAW_INPUT, varint(len(raw)), raw)
         return b"".join(pieces)
 
 
@@ -167,38 +168,16 @@ def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> No
 
 def _split(payload: bytes) -> tuple[bytes, str, list[Buffer]]:
     """The fields of a response: all that responses of its kind share, the id, the raw tensors."""
-    shared: list[bytes] = []
-    raws: list[Buffer] = []
-    request_id = ""
-    at, end = 0, len(payload)
     try:
-        while at < end:
-            begin = at
-            tag, at = _read_varint(payload, at)
-            match tag & 7:
-                case 2:
-                    size, start = _read_varint(payload, at)
-                    at = start + size
-                case 0:
-                    _, at = _read_varint(payload, at)
-                case 1:
-                    at += 8
-                case 5:
-                    at += 4
-                case _:
-                    raise InvalidResponse(f"not a ModelInferResponse: wire type at byte {begin}")
-            if at > end:
-                raise InvalidResponse(f"not a ModelInferResponse: ends inside byte {begin}'s field")
-            if tag == _RAW_OUTPUT:
-                is_small = size <= _SLICE_BYTES_MAX
-                raws.append(payload[start:at] if is_small else memoryview(payload)[start:at])
-            elif tag == _RESPONSE_ID:
-                request_id = payload[start:at].decode()
-            else:
-                shared.append(payload[begin:at])
-    except (IndexError, UnicodeDecodeError):
-        raise InvalidResponse("not a ModelInferResponse: it ends inside a field") from None
-    return b"".join(shared), request_id, raws
+        fields = split(payload, id_tag=_RESPONSE_ID, raw_tag=_RAW_OUTPUT)
+        request_id = fields.id_field[fields.id_start :].decode()
+    except (WireError, UnicodeDecodeError) as error:
+        raise InvalidResponse(f"not a ModelInferResponse: {error}") from None
+    raws: list[Buffer] = [
+        (payload if end - start <= _SLICE_BYTES_MAX else memoryview(payload))[start:end]
+        for start, end in fields.raws
+    ]
+    return fields.shared, request_id, raws
 
 
 def _parse(payload: bytes) -> ModelInferResponse:
@@ -237,28 +216,3 @@ def _typed_arrays(message: ModelInferResponse) -> dict[str, Array]:
         array[:] = elements
         arrays[tensor.name] = array.reshape(tensor.shape)
     return arrays
-
-
-def _read_varint(payload: bytes, at: int) -> tuple[int, int]:
-    """The number at *at*, and where the next field begins."""
-    byte = payload[at]
-    if byte < 0x80:
-        return byte, at + 1
-    value = shift = 0
-    while byte >= 0x80:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        at += 1
-        byte = payload[at]
-        if shift > 63:
-            raise InvalidResponse(f"not a ModelInferResponse: the number at byte {at} is too long")
-    return value | byte << shift, at + 1
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -54,6 +54,8 @@ def decode(raw: Buffer, datatype: Datatype, shape: Sequence[int]) -> npt.NDArray
     Raises:
         TensorError: The number of bytes or elements is not what *shape* needs.
     """
+    if min(shape, default=0) < 0:
+        raise TensorError(f"shape {list(shape)} has a negative size")
     count = math.prod(shape)
     if datatype.wire is None:
         elements = decode_elements(raw, count)
@@ -77,20 +79,23 @@ def encode_elements(elements: Iterable[object]) -> bytes:
     """Chain *elements* (str as UTF-8, or bytes) as BYTES.
 
     Raises:
-        TensorError: An element is neither str nor bytes.
+        TensorError: An element is neither str nor bytes, or a str that has no UTF-8.
     """
     pieces: list[bytes] = []
     append = pieces.append
     pack = _LENGTH.pack
-    for element in elements:
-        if isinstance(element, str):
-            data = element.encode()
-        elif isinstance(element, bytes):
-            data = element
-        else:
-            raise TensorError(f"expected str or bytes, got {type(element).__name__}")
-        append(pack(len(data)))
-        append(data)
+    try:
+        for element in elements:
+            if isinstance(element, str):
+                data = element.encode()
+            elif isinstance(element, bytes):
+                data = element
+            else:
+                raise TensorError(f"expected str or bytes, got {type(element).__name__}")
+            append(pack(len(data)))
+            append(data)
+    except UnicodeEncodeError as error:
+        raise TensorError(f"a string has no UTF-8: {error.reason}") from None
     return b"".join(pieces)
 
 
@@ -100,9 +105,12 @@ def element_offsets(raw: Buffer, count: int) -> list[int]:
     Raises:
         TensorError: *raw* holds another number of elements, or ends inside one.
     """
-    offsets = [0] * (count + 1)
     unpack = _LENGTH.unpack_from
     at, end = 0, len(raw)
+    # Every element has a length of 4 bytes: a shape alone must not make us allocate.
+    if count > end // 4:
+        raise TensorError(f"expected {count} BYTES elements, got {end} bytes")
+    offsets = [0] * (count + 1)
     for index in range(count):
         if at + 4 > end:
             raise TensorError(f"expected {count} BYTES elements, got {index} and {end - at} bytes")

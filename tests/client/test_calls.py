@@ -290,7 +290,7 @@ def one_output(datatype: str, shape: list[int], *raws: bytes) -> bytes:
     [
         (b"\x0a", "ends inside a field"),
         (b"\x0a\x05ab", "ends inside"),
-        (b"\x1a\x01\xff", "ends inside a field"),
+        (b"\x1a\x01\xff", "utf-8"),
         (b"\x0b", "wire type at byte 0"),
         (b"\x0a" + b"\xff" * 10 + b"\x01", "too long"),
         (b"\x2a\x02\x0a\x05", "not a ModelInferResponse"),

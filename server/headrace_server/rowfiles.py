@@ -1,0 +1,296 @@
+"""Rowfiles: files of rows as chunks of columns, one request's worth each.
+
+CSV, JSON, JSON lines and numpy arrays, by the metadata of the model they are for. What a person can
+mend is a UsageError.
+"""
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
+from typing import IO, Any, BinaryIO, Final, TextIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from headrace.signature import TensorSpec
+from headrace_client import ModelMetadata
+
+from .errors import UsageError
+
+# Rows and bytes of one request: enough to fill a batch, little enough to keep several in flight.
+_REQUEST_ROWS_MAX: Final = 256
+_REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
+
+_COLUMN: Final = (-1,)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+# One row by column, and one request's worth of rows: columns of equal length.
+Record: TypeAlias = Mapping[str, Any]
+Chunk: TypeAlias = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+
+
+@contextmanager
+def opened(source: str, *, is_text: bool) -> Iterator[IO[Any]]:
+    """The file *source*, or standard input for "-".
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    # Excel begins its CSV files with a byte order mark.
+    how: dict[str, Any] = {"encoding": "utf-8-sig", "newline": ""} if is_text else {}
+    if source == "-":
+        if is_text:
+            assert isinstance(sys.stdin, io.TextIOWrapper), "standard input is a stream of bytes"
+            sys.stdin.reconfigure(**how)
+        yield sys.stdin if is_text else sys.stdin.buffer
+        return
+    try:
+        stream = open(source, "r" if is_text else "rb", **how)  # noqa: SIM115 - closed below.
+    except OSError as error:
+        raise UsageError(f"cannot read {source}: {error.strerror}") from None
+    with stream:
+        yield stream
+
+
+def _read_csv(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
+    if not metadata.inputs:
+        raise UsageError(
+            f"model {metadata.name!r} publishes no inputs, so what CSV columns hold is unknown: "
+            "use json"
+        )
+    lines = csv.reader(stream)
+    header = next(lines, None)
+    if not header:
+        raise UsageError("the CSV file is empty: its first line must name the columns")
+    only = metadata.inputs[0]
+    if len(metadata.inputs) == 1 and len(only.shape) == 2 and only.name not in header:
+        records = _matrix_records(lines, header, only)
+    else:
+        records = _column_records(lines, header, metadata)
+    return _gathered(records, metadata)
+
+
+def _column_records(
+    lines: Iterator[list[str]], header: list[str], metadata: ModelMetadata
+) -> Iterator[Record]:
+    """Rows of a CSV file whose columns are the model's inputs."""
+    for spec in metadata.inputs:
+        if spec.shape != _COLUMN:
+            raise UsageError(
+                f"input {spec.name!r} has shape {list(spec.shape)}, which no CSV column holds: "
+                "use json or npy"
+            )
+    _check_names(header, metadata)
+    columns = [(spec.name, header.index(spec.name), _parser(spec)) for spec in metadata.inputs]
+    for number, cells in _numbered(lines, header):
+        yield {name: _parsed(parse, cells[index], name, number) for name, index, parse in columns}
+
+
+def _matrix_records(
+    lines: Iterator[list[str]], header: list[str], spec: TensorSpec
+) -> Iterator[Record]:
+    """Rows of a CSV file that are, column by column, the rows of the model's only input."""
+    parse = _parser(spec)
+    for number, cells in _numbered(lines, header):
+        yield {
+            spec.name: [
+                _parsed(parse, cell, name, number) for name, cell in zip(header, cells, strict=True)
+            ]
+        }
+
+
+def _numbered(lines: Iterator[list[str]], header: list[str]) -> Iterator[tuple[int, list[str]]]:
+    try:
+        for number, cells in enumerate(lines, start=1):
+            if cells and len(cells) != len(header):
+                raise UsageError(
+                    f"row {number} has {len(cells)} cells, but the first line names {len(header)}"
+                )
+            if cells:
+                yield number, cells
+    except csv.Error as error:
+        raise UsageError(f"the file is not CSV: {error}") from None
+
+
+def _parser(spec: TensorSpec) -> Callable[[str], Any]:
+    """What reads a cell of an input's datatype; it raises ValueError or KeyError."""
+    if spec.datatype == "BYTES":
+        return str
+    if spec.datatype == "BOOL":
+        return lambda cell: _TRUTHS[cell.strip().lower()]
+    if spec.datatype == "INT64":
+        return _integer_or_instant
+    if "INT" in spec.datatype:
+        return int
+    return lambda cell: float(cell) if cell.strip() else math.nan
+
+
+def _integer_or_instant(cell: str) -> int:
+    """An integer, or an instant as nanoseconds since 1970; in UTC unless it says otherwise."""
+    try:
+        return int(cell)
+    except ValueError:
+        instant = datetime.fromisoformat(cell.strip())
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return (instant - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _parsed(parse: Callable[[str], Any], cell: str, name: str, number: int) -> Any:
+    try:
+        return parse(cell)
+    except (ValueError, KeyError):
+        raise UsageError(f"row {number}, column {name!r}: cannot read {cell!r}") from None
+
+
+def _read_json(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
+    try:
+        found = json.load(stream)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"the file is not JSON: {error}") from None
+    match found:
+        case [dict(), *_]:
+            return _records_of(enumerate(found, start=1), metadata)
+        case dict() if found and all(isinstance(column, list) for column in found.values()):
+            return _sliced(found, metadata)
+    raise UsageError(
+        'the JSON is neither records ([{"a": 1}, {"a": 2}]) nor columns ({"a": [1, 2]})'
+    )
+
+
+def _read_jsonl(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
+    def records() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UsageError(f"row {number} is not JSON: {error}") from None
+
+    return _records_of(records(), metadata)
+
+
+def _records_of(records: Iterator[tuple[int, Any]], metadata: ModelMetadata) -> Iterator[Chunk]:
+    """Chunks of records that JSON may have made of anything."""
+
+    def picked() -> Iterator[Record]:
+        names: list[str] = []
+        for number, record in records:
+            if not isinstance(record, dict):
+                raise UsageError(f"row {number} is not an object of names and values")
+            names = names or _check_names(list(record), metadata)
+            try:
+                yield {name: record[name] for name in names}
+            except KeyError as error:
+                raise UsageError(f"row {number} has no {error}") from None
+
+    return _gathered(picked(), metadata)
+
+
+def _read_npy(stream: BinaryIO, metadata: ModelMetadata) -> Iterator[Chunk]:
+    if not metadata.inputs:
+        raise UsageError(
+            f"model {metadata.name!r} publishes no inputs, so an array has no name: use json"
+        )
+    try:
+        # Standard input cannot seek.
+        array = np.load(io.BytesIO(stream.read()), allow_pickle=False)
+    except ValueError as error:
+        raise UsageError(f"the file is not a numpy array: {error}") from None
+    names = [spec.name for spec in metadata.inputs]
+    if array.ndim == 0:
+        raise UsageError("the array has no rows")
+    if len(names) == 1:
+        return _sliced({names[0]: array}, metadata)
+    if array.ndim != 2 or array.shape[1] != len(names):
+        raise UsageError(
+            f"the array has shape {list(array.shape)}, but model {metadata.name!r} has "
+            f"{len(names)} inputs: expected a column for each"
+        )
+    return _sliced(dict(zip(names, array.T, strict=True)), metadata)
+
+
+def _check_names(given: Sequence[str], metadata: ModelMetadata) -> list[str]:
+    """The names to send: the model's inputs, or all where it publishes none. Notes the rest."""
+    wanted = [spec.name for spec in metadata.inputs]
+    if not wanted:
+        return list(given)
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise UsageError(
+            f"the file has no column {missing[0]!r}: model {metadata.name!r} takes "
+            f"{', '.join(wanted)}"
+        )
+    extra = [name for name in given if name not in wanted]
+    if extra:
+        Console(stderr=True, highlight=False, markup=False).print(
+            f"note: the model does not take {', '.join(extra)}"
+        )
+    return wanted
+
+
+def _gathered(records: Iterator[Record], metadata: ModelMetadata) -> Iterator[Chunk]:
+    """Records to chunks."""
+    first = next(records, None)
+    if not first:
+        raise UsageError("the file has no rows")
+    rows_max = _rows_max(metadata, first)
+    records = chain([first], records)
+    while batch := list(islice(records, rows_max)):
+        yield {name: [record[name] for record in batch] for name in first}
+
+
+def _sliced(columns: Chunk, metadata: ModelMetadata) -> Iterator[Chunk]:
+    """Whole columns to chunks."""
+    names = _check_names(list(columns), metadata)
+    lengths = {len(columns[name]) for name in names}
+    if len(lengths) != 1:
+        raise UsageError(f"the columns have different numbers of rows: {sorted(lengths)}")
+    (rows,) = lengths
+    if rows == 0:
+        raise UsageError("the file has no rows")
+    rows_max = _rows_max(metadata, {name: columns[name][0] for name in names})
+    for start in range(0, rows, rows_max):
+        yield {name: columns[name][start : start + rows_max] for name in names}
+
+
+def _rows_max(metadata: ModelMetadata, row: Record) -> int:
+    """How many rows like *row* make a request."""
+    for spec in metadata.inputs:
+        # A model that was frozen at one number of rows takes no other.
+        if spec.shape and spec.shape[0] > 0:
+            return spec.shape[0]
+    # Texts of other rows may be longer: the limit on messages leaves room for that.
+    nbytes = sum(map(_nbytes, row.values()))
+    return max(1, min(_REQUEST_ROWS_MAX, _REQUEST_BYTES_MAX // max(1, nbytes)))
+
+
+def _nbytes(value: Any) -> int:
+    """About how long a value is on its way."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, list):
+        return sum(map(_nbytes, value))
+    return len(value) + 4 if isinstance(value, str) else 8
+
+
+def row_count(chunk: Chunk) -> int:
+    """Rows of a chunk."""
+    return len(next(iter(chunk.values())))
+
+
+# By format; each reads a stream, text but for npy.
+READERS: Final[dict[str, Callable[[Any, ModelMetadata], Iterator[Chunk]]]] = {
+    "csv": _read_csv,
+    "json": _read_json,
+    "jsonl": _read_jsonl,
+    "npy": _read_npy,
+}
