@@ -1,0 +1,145 @@
+"""Mlmodel: what a model's MLmodel file says, in our own terms.
+
+MLflow reads the file; what comes out knows nothing of MLflow, and all of it can be written as JSON.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.types import DataType, ParamSchema, Schema
+from mlflow.types import TensorSpec as MlflowTensorSpec
+
+from headrace.datatypes import BYTES, datatype_of
+from headrace.signature import ParamSpec, Signature, TensorSpec
+
+from ..errors import LoadFailed
+
+_PYFUNC = "python_function"
+
+_COLUMNS: Final = {
+    "boolean": "BOOL",
+    "integer": "INT32",
+    "long": "INT64",
+    "float": "FP32",
+    "double": "FP64",
+    "string": BYTES.name,
+    "binary": BYTES.name,
+    "datetime": "INT64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model as its MLmodel file describes it.
+
+    Attributes:
+        flavor: MLflow's flavor key; "pyfunc" where there is only python_function.
+        config: That flavor's entry.
+        pyfunc: The python_function entry; empty where there is none.
+        signature: Inputs and outputs; None where the inputs are not known.
+        has_code: Whether modules were logged with it.
+        mlflow_version: What it was logged with; empty where it does not say.
+    """
+
+    flavor: str
+    config: dict[str, Any]
+    pyfunc: dict[str, Any]
+    signature: Signature | None
+    has_code: bool
+    mlflow_version: str
+
+
+def load(directory: Path, source: str) -> Model:
+    """MLflow's own reading of the MLmodel file in *directory*, which came from *source*.
+
+    Raises:
+        LoadFailed: There is none, or it cannot be read.
+    """
+    if not (directory / "MLmodel").is_file():
+        raise LoadFailed(f"{source} has no MLmodel file: it is no MLflow model")
+    try:
+        return Model.load(str(directory))
+    except Exception as error:  # A broken file breaks MLflow anywhere.
+        raise LoadFailed(
+            f"the MLmodel file of {source} cannot be read: {type(error).__name__}"
+        ) from error
+
+
+def describe(model: Model, source: str) -> Description:
+    """What *model*, which came from *source*, is.
+
+    Raises:
+        LoadFailed: It has no flavor, or its signature holds what no datatype carries.
+    """
+    flavors = _jsonable(model.flavors)
+    pyfunc = flavors.pop(_PYFUNC, None)
+    if not flavors and pyfunc is None:
+        raise LoadFailed(f"the MLmodel file of {source} names no flavor")
+    flavor, config = next(iter(flavors.items()), ("pyfunc", pyfunc))
+    try:
+        signature = signature_of(model.signature)
+    except ValueError as error:
+        raise LoadFailed(f"the signature of {source} cannot be served: {error}") from error
+    return Description(
+        flavor=flavor,
+        config=config,
+        pyfunc=pyfunc or {},
+        signature=signature,
+        has_code=bool(config.get("code") or (pyfunc or {}).get("code")),
+        mlflow_version=str(model.mlflow_version or ""),
+    )
+
+
+def signature_of(given: ModelSignature | None) -> Signature | None:
+    """Our signature for MLflow's; None where that says nothing of inputs.
+
+    Raises:
+        ValueError: A tensor has a numpy type that no datatype carries.
+    """
+    if given is None or given.inputs is None:
+        return None
+    return Signature(
+        inputs=_specs(given.inputs, "input"),
+        outputs=() if given.outputs is None else _specs(given.outputs, "output"),
+        params=() if given.params is None else _params(given.params),
+    )
+
+
+def _specs(schema: Schema, prefix: str) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(item, f"{prefix}-{index}") for index, item in enumerate(schema.inputs))
+
+
+def _spec(item: Any, fallback: str) -> TensorSpec:
+    name = fallback if item.name in (None, "") else str(item.name)
+    if isinstance(item, MlflowTensorSpec):
+        shape = tuple(int(size) for size in item.shape)
+        return TensorSpec(name, datatype_of(item.type).name, shape)
+    # Arrays, objects and maps differ from row to row: each cell travels as JSON.
+    kind = item.type.name if isinstance(item.type, DataType) else "json"
+    datatype = _COLUMNS.get(kind, BYTES.name)
+    return TensorSpec(name, datatype, (-1,), kind, optional=not item.required)
+
+
+def _params(schema: ParamSchema) -> tuple[ParamSpec, ...]:
+    return tuple(
+        ParamSpec(
+            name=param["name"],
+            kind=param["type"],
+            default=_jsonable(param["default"]),
+            shape=None if param["shape"] is None else tuple(param["shape"]),
+        )
+        for param in schema.to_dict()
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    """*value* as JSON would bring it back."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
