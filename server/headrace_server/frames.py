@@ -145,6 +145,8 @@ class FrameSocket:
             return None
         fds = _descriptors(ancillary)
         if received_flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            for fd in fds:
+                os.close(fd)
             raise ConnectionError(f"a frame of more than {len(self._buffer)} bytes was cut")
         kind, frame_flags = _HEAD.unpack_from(self._buffer)
         if frame_flags & _BODY_IN_MEMFD:

@@ -2,8 +2,9 @@
 
 It knows no clock, no lock, no thread and no instance: it is told the time, and asked for the next
 action only when an instance is free to run a batch (late binding). Requests of one batch key wait
-in one line, first come first served; among lines that are due, the one with the oldest request goes
-first. Sizes count rows, never requests.
+in one line, first come first served; of the lines that are due, the one that is due longest goes
+first: a full one since its oldest request came, an open one since the policy would close it. Sizes
+count rows, never requests.
 
 Submitting, cancelling and expiring cost O(log n) at most, in the number of waiting requests.
 """
@@ -17,7 +18,7 @@ from ..errors import ResourceExhausted
 from ..types import Batch, BatchKey, Part, Request
 from .policy import Policy
 
-# Entries of requests long gone are swept from the deadline heap when they are most of it.
+# Entries of what is long gone are swept from a heap when they are most of it.
 _SWEEP_MIN = 64
 
 
@@ -55,10 +56,12 @@ class WaitUntil:
 class _Line:
     """The waiting requests of one batch key, oldest first."""
 
-    __slots__ = ("is_full", "key", "requests", "rows", "stamp")
+    __slots__ = ("is_full", "key", "requests", "rows", "rows_max", "stamp")
 
-    def __init__(self, key: BatchKey) -> None:
+    def __init__(self, key: BatchKey, rows_max: int) -> None:
         self.key = key
+        # Rows of a batch. Tensors without a row axis cannot be put behind one another.
+        self.rows_max = 1 if key.is_scalar else rows_max
         # An ordered dict is a queue from which any request leaves in O(1).
         self.requests: OrderedDict[Request, None] = OrderedDict()
         self.rows = 0
@@ -105,10 +108,10 @@ class Batcher:
         self.nbytes += request.nbytes
         line = self._lines.get(request.key)
         if line is None:
-            line = self._lines[request.key] = _Line(request.key)
+            line = self._lines[request.key] = _Line(request.key, limits.rows_max)
         line.requests[request] = None
         line.rows += request.rows
-        if len(line.requests) == 1 or (not line.is_full and line.rows >= limits.rows_max):
+        if len(line.requests) == 1 or (not line.is_full and line.rows >= line.rows_max):
             self._schedule(line)
         if request.deadline_at != math.inf:
             self._sequence += 1
@@ -129,7 +132,7 @@ class Batcher:
         if not line.requests:
             del self._lines[line.key]
             line.stamp += 1
-        elif is_head or (line.is_full and line.rows < self.limits.rows_max):
+        elif is_head or (line.is_full and line.rows < line.rows_max):
             self._schedule(line)
         return True
 
@@ -180,8 +183,12 @@ class Batcher:
     def _schedule(self, line: _Line) -> None:
         """Note anew when *line* is due; outdates what was noted before."""
         oldest_at = next(iter(line.requests)).arrived_at
-        line.is_full = line.rows >= self.limits.rows_max
+        line.is_full = line.rows >= line.rows_max
         line.stamp += 1
+        # Lines come and go while no instance is free and none asks for the next action.
+        if len(self._due) >= max(_SWEEP_MIN, 2 * len(self._lines)):
+            self._due = [entry for entry in self._due if entry[2] == entry[3].stamp]
+            heapify(self._due)
         self._sequence += 1
         # A full line is due at once; its place among others is still its oldest request's.
         due_at = oldest_at if line.is_full else self.policy.due_at(oldest_at)
@@ -189,7 +196,6 @@ class Batcher:
 
     def _close(self, line: _Line, now: float) -> Batch:
         """Take the oldest rows of *line*, as many as fit, as a batch."""
-        limits = self.limits
         requests = line.requests
         parts: list[Part] = []
         rows = 0
@@ -197,12 +203,12 @@ class Batcher:
         while requests:
             request = next(iter(requests))
             remaining = request.rows - request.taken_rows
-            room = limits.rows_max - rows
+            room = line.rows_max - rows
             if remaining > room:
                 if parts:
                     break
                 # Too large for any batch: cut where splitting is possible, else alone and whole.
-                taken = room if limits.splits else remaining
+                taken = room if self.limits.splits else remaining
             else:
                 taken = remaining
             start = request.taken_rows

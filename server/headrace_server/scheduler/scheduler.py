@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -90,12 +91,12 @@ class Scheduler(Generic[Slot]):
         self._lock = threading.Lock()
         # Batches that lost their worker, with the instant at which waiting for another one ends.
         self._lost: deque[tuple[Batch, float]] = deque()
-        self._in_flight = 0
+        self._in_flight: set[Batch] = set()
         self._is_closed = False
         self._idle = threading.Condition(self._lock)
 
     def __repr__(self) -> str:
-        return f"<Scheduler {self._batcher!r}, {self._in_flight} batches in flight>"
+        return f"<Scheduler {self._batcher!r}, {self.in_flight} batches in flight>"
 
     @property
     def queued_rows(self) -> int:
@@ -110,7 +111,7 @@ class Scheduler(Generic[Slot]):
     @property
     def in_flight(self) -> int:
         """Batches that run."""
-        return self._in_flight
+        return len(self._in_flight)
 
     def submit(self, requests: Iterable[Request]) -> None:
         """Queue *requests* and start what can run. One call per burst.
@@ -119,10 +120,14 @@ class Scheduler(Generic[Slot]):
         """
         refused: list[tuple[Request, HeadraceError]] = []
         with self._lock:
+            if self._is_closed:
+                error = Draining("the model is being unloaded: retry")
+                refused = [(request, error) for request in requests]
+                requests = ()
             submit = self._batcher.submit
             for request in requests:
-                if self._is_closed:
-                    refused.append((request, Draining("the model is being unloaded: retry")))
+                # A caller may leave before the burst that brought its request is handed over.
+                if request.is_cancelled:
                     continue
                 try:
                     submit(request)
@@ -136,15 +141,11 @@ class Scheduler(Generic[Slot]):
     def cancel(self, request: Request) -> None:
         """The caller of *request* left, or its deadline passed: whatever still waits of it leaves.
 
-        Rows that already run are dropped when they come back.
+        Rows that already run are dropped when they come back. Told of a request that has not been
+        handed over yet, it is not run; of one that has ended, it only counts.
         """
         with self._lock:
-            if request.is_cancelled:
-                return
-            request.is_cancelled = True
-            waited = self._batcher.cancel(request)
-            # A request that is neither waiting nor in a batch has been answered already.
-            is_open = waited or request.taken_rows > 0
+            is_open = self._end(request)
         if is_open:
             is_late = request.deadline_at <= self._clock()
             reason = DeadlinePassed.reason if is_late else Cancelled.reason
@@ -173,20 +174,28 @@ class Scheduler(Generic[Slot]):
         until = self._clock() + drain_s_max
         with self._idle:
             self._is_closed = True
-            while self._batcher.rows or self._in_flight or self._lost:
+            while not self._is_idle():
                 left_s = until - self._clock()
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            left = self._batcher.drain()
-            left += [part.request for batch, _ in self._lost for part in batch.parts]
+            batches = [*self._in_flight, *(batch for batch, _ in self._lost)]
             self._lost.clear()
-            is_clean = not left and not self._in_flight
+            left = [part.request for batch in batches for part in batch.parts]
+            left += self._batcher.drain()
+            is_clean = all(request.is_cancelled for request in left)
         for request in left:
-            self._fail(request, Draining("the model was unloaded before the request could run"))
+            self._fail(request, Draining("the model was unloaded before the request had run"))
         return is_clean
 
     # Deciding, under the lock.
+
+    def _is_idle(self) -> bool:
+        """Whether no caller waits and nothing runs."""
+        is_lost_open = any(
+            not part.request.is_cancelled for batch, _ in self._lost for part in batch.parts
+        )
+        return not (self._batcher.rows or self._in_flight or is_lost_open)
 
     def _decide(self) -> tuple[list[tuple[Request, HeadraceError]], list[tuple[Batch, Slot]]]:
         """What is too late, and which batches go to which slots now."""
@@ -197,10 +206,8 @@ class Scheduler(Generic[Slot]):
         ]
         ready: list[tuple[Batch, Slot]] = []
         wake_at = math.inf
-        while self._lost and self._lost[0][1] <= now:
-            batch, _ = self._lost.popleft()
-            error = InstanceLost("the worker was lost and no other was ready in time: retry")
-            late += [(part.request, error) for part in batch.parts]
+        if self._lost:
+            late += self._give_up(now)
         while True:
             slot = self._instances.take_nowait()
             if slot is None:
@@ -215,14 +222,44 @@ class Scheduler(Generic[Slot]):
             self._instances.release(slot)
             wake_at = action.at
             break
-        self._in_flight += len(ready)
+        self._in_flight.update(batch for batch, _ in ready)
         self._wake_by(min(wake_at, self._batcher.next_deadline_at(), self._lost_until()))
         if late or not ready:
             self._idle.notify_all()
         return late, ready
 
+    def _give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
+        """Who has waited long enough for another worker; lost batches keep the others' rows."""
+        late: list[tuple[Request, HeadraceError]] = []
+        lost: deque[tuple[Batch, float]] = deque()
+        for batch, until in self._lost:
+            open_parts = []
+            for part in batch.parts:
+                if part.request.is_cancelled:
+                    continue
+                if part.request.deadline_at <= now:
+                    error = DeadlinePassed("the deadline passed while the request waited")
+                    late.append((part.request, error))
+                elif until <= now:
+                    why = "the worker was lost and no other was ready in time: retry"
+                    late.append((part.request, InstanceLost(why)))
+                else:
+                    open_parts.append(part)
+            if open_parts:
+                rows = sum(part.stop - part.start for part in open_parts)
+                lost.append((replace(batch, parts=open_parts, rows=rows), until))
+        self._lost = lost
+        return late
+
     def _lost_until(self) -> float:
-        return self._lost[0][1] if self._lost else math.inf
+        """When someone who waits for another worker has waited long enough."""
+        return min(
+            (
+                min(until, *(part.request.deadline_at for part in batch.parts))
+                for batch, until in self._lost
+            ),
+            default=math.inf,
+        )
 
     def _wake_by(self, at: float) -> None:
         self.wake_at = at
@@ -237,6 +274,8 @@ class Scheduler(Generic[Slot]):
             batch, slot = ready.pop(0)
             try:
                 self._instances.execute(batch, slot, self._on_outcome)
+            except InstanceLost:
+                ready += self._put_back(batch)
             except HeadraceError as error:
                 ready += self._settle(batch, slot, error)
             except Exception:  # noqa: BLE001 - our own bug must not take the transport's thread along.
@@ -248,17 +287,30 @@ class Scheduler(Generic[Slot]):
             return
         if outcome.is_detached:
             # The next batch goes out before this one's answers are written.
-            self._run(self._release(slot))
+            self._run(self._release(batch, slot))
             self._answer(batch, outcome.outputs)
         else:
             self._answer(batch, outcome.outputs)
-            self._run(self._release(slot))
+            self._run(self._release(batch, slot))
         self._note(batch, outcome)
 
-    def _release(self, slot: Slot) -> list[tuple[Batch, Slot]]:
+    def _release(self, batch: Batch, slot: Slot) -> list[tuple[Batch, Slot]]:
         with self._lock:
-            self._in_flight -= 1
+            self._in_flight.remove(batch)
             self._instances.release(slot)
+            late, ready = self._decide()
+        self._fail_all(late)
+        return ready
+
+    def _put_back(self, batch: Batch) -> list[tuple[Batch, Slot]]:
+        """A batch could not be sent: it has lost nothing, and waits for another worker.
+
+        Its slot is not released: the next batch would take it and fare the same. It comes back
+        with its instance.
+        """
+        with self._lock:
+            self._in_flight.remove(batch)
+            self._lost.append((batch, self._clock() + RETRY_S_MAX))
             late, ready = self._decide()
         self._fail_all(late)
         return ready
@@ -280,7 +332,7 @@ class Scheduler(Generic[Slot]):
                 error = error.without_text()
             for part in batch.parts:
                 self._fail(part.request, error)
-        return self._release(slot)
+        return self._release(batch, slot)
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0
@@ -325,12 +377,24 @@ class Scheduler(Generic[Slot]):
     def _fail(self, request: Request, error: HeadraceError) -> None:
         """End *request* with *error*, unless its caller left or another part already ended it."""
         with self._lock:
-            if request.is_cancelled:
-                return
-            request.is_cancelled = True
-            self._batcher.cancel(request)
+            is_open = self._end(request)
+        if not is_open:
+            return
         self.instrument.failed[error.reason] += 1
-        request.reply.fail(request, error)
+        try:
+            request.reply.fail(request, error)
+        except Exception:  # noqa: BLE001 - one broken connection must not cost others their end.
+            _log.exception("reply_failed")
+
+    def _end(self, request: Request) -> bool:
+        """Take out what waits of *request*, under the lock; whether it was open until now."""
+        if request.is_cancelled:
+            return False
+        request.is_cancelled = True
+        self._batcher.cancel(request)
+        if self._is_closed:
+            self._idle.notify_all()
+        return True
 
     def _note(self, batch: Batch, outcome: Outcome) -> None:
         now = self._clock()
@@ -346,12 +410,20 @@ class Scheduler(Generic[Slot]):
         arrived = [
             part.request.arrived_at
             for part in batch.parts
-            if not part.request.is_cancelled and part.stop == part.request.rows
+            if not part.request.is_cancelled and (not batch.is_split or _is_answered(part))
         ]
         instrument.answered += len(arrived)
         instrument.rows += batch.rows
         instrument.request_s.observe_all([now - at for at in arrived])
         instrument.queue_s.observe_all([batch.closed_at - at for at in arrived])
+
+
+def _is_answered(part: Part) -> bool:
+    """Whether the part that came back is all of its request, or the last that was missing."""
+    request = part.request
+    if part.stop - part.start == request.rows:
+        return True
+    return sum(answer.stop - answer.start for answer in request.answers or ()) == request.rows
 
 
 def _joined(request: Request, model: tuple[str, str]) -> Outputs:

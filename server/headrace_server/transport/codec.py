@@ -15,16 +15,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype
+from headrace.datatypes import BYTES, EXACT_INTEGER_MAX
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from headrace.signature import Given
-from headrace.tensors import TensorError, element_offsets, encode_elements
+from headrace.tensors import TensorError, element_offsets
+from headrace.wire import Fields, WireError, split, varint
 
 from ..errors import InvalidRequest
 from ..service import Ask, Service
 from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
+from .contents import typed_bytes
+
+_MALFORMED = "the message is not a ModelInferRequest"
 
 # Up to this size a copied slice costs less than a view of the message (45 against 140 ns).
 _SLICE_BYTES_MAX = 1024
@@ -142,15 +145,18 @@ class Decoder:
         at: int,
         begin: int,
     ) -> tuple[Plan, Request]:
-        fields = _walk(payload)
-        plan = self._plans.get(fields.key)
+        try:
+            fields = split(payload, id_tag=_TAG_ID, raw_tag=_TAG_RAW_INPUT)
+        except WireError as error:
+            raise InvalidRequest(f"{_MALFORMED}: {error}") from None
+        plan = self._plans.get(fields.shared)
         given: Sequence[Buffer] = [payload[a:b] for a, b in fields.raws]
         if plan is None:
             plan, typed = self._plan(fields)
             if typed is not None:
                 given = typed
             elif len(self._plans) < _KEPT_MAX:
-                self._plans[fields.key] = plan
+                self._plans[fields.shared] = plan
             else:
                 self._plans.clear()
         _check_bytes(plan, given)
@@ -170,10 +176,10 @@ class Decoder:
             min(deadline_at, now + plan.timeout_s),
         )
 
-    def _plan(self, fields: "_Fields") -> tuple[Plan, list[Buffer] | None]:
+    def _plan(self, fields: Fields) -> tuple[Plan, list[Buffer] | None]:
         """A plan by protobuf and the signature; typed contents come back as raw bytes."""
         try:
-            message = ModelInferRequest.FromString(fields.key)
+            message = ModelInferRequest.FromString(fields.shared)
         except Exception as error:  # protobuf's DecodeError has no stable import path.
             raise InvalidRequest(_MALFORMED) from error
         typed: list[Buffer] | None = None
@@ -186,7 +192,7 @@ class Decoder:
                     )
                 typed = typed or []
         if typed is not None or not fields.raws:
-            typed = [_typed_bytes(tensor) for tensor in message.inputs]
+            typed = [typed_bytes(tensor) for tensor in message.inputs]
         elif len(fields.raws) != len(message.inputs):
             raise InvalidRequest(
                 f"raw_input_contents: expected {len(message.inputs)} entries, one per input, "
@@ -209,7 +215,7 @@ class Decoder:
         )
         return plan, typed
 
-    def _learn(self, payload: bytes, fields: "_Fields", plan: Plan, at: int, begin: int) -> None:
+    def _learn(self, payload: bytes, fields: Fields, plan: Plan, at: int, begin: int) -> None:
         """Keep the layout of a message whose raw tensors have fixed sizes and stand at its end."""
         if not fields.raws or -1 in plan.byte_counts:
             return
@@ -219,7 +225,7 @@ class Decoder:
             at > 0
             and fields.id_field == payload[at:begin]
             # Everything but the id and the raw tensors lies before them, in one piece.
-            and fields.key == payload[:at] + payload[begin : fields.raws_begin]
+            and fields.shared == payload[:at] + payload[begin : fields.raws_begin]
             and last == len(payload)
         )
         if not is_canonical:
@@ -256,7 +262,7 @@ class Encoder:
         rows = outputs.rows
         for index, tensor in enumerate(outputs.tensors):
             data = tensor.rows(start, stop, rows)
-            pieces.append(head.prefixes[index] or _TAG_RAW_OUTPUT + _varint(len(data)))
+            pieces.append(head.prefixes[index] or _TAG_RAW_OUTPUT + varint(len(data)))
             pieces.append(data)
         return b"".join(pieces)
 
@@ -304,95 +310,12 @@ def _head(outputs: Outputs, rows: int) -> _Head:
             shape = (rows, *shape[1:])
         message.outputs.add(name=tensor.name, datatype=tensor.datatype.name, shape=shape)
         nbytes = math.prod(shape) * tensor.datatype.itemsize
-        prefixes.append(b"" if tensor.datatype is BYTES else _TAG_RAW_OUTPUT + _varint(nbytes))
+        prefixes.append(b"" if tensor.datatype is BYTES else _TAG_RAW_OUTPUT + varint(nbytes))
     return _Head(
         ModelInferResponse(model_name=name, model_version=version).SerializeToString(),
         message.SerializeToString(),
         tuple(prefixes),
     )
-
-
-# The walk over top-level fields.
-
-
-class _Fields:
-    """Where the fields of a message lie.
-
-    Attributes:
-        key: All bytes but the id and the raw tensors.
-        id_field: The encoded id, tag and length included.
-        raws: First and last byte of each raw tensor's data.
-        raws_begin: Where the tag of the first raw tensor stands.
-    """
-
-    __slots__ = ("id_field", "key", "raws", "raws_begin")
-
-    def __init__(self) -> None:
-        self.key = b""
-        self.id_field = b""
-        self.raws: list[tuple[int, int]] = []
-        self.raws_begin = 0
-
-
-_MALFORMED = "the message is not a ModelInferRequest"
-
-
-def _walk(payload: bytes) -> _Fields:
-    fields = _Fields()
-    pieces = []
-    at, end = 0, len(payload)
-    while at < end:
-        begin = at
-        tag, at = _read_varint(payload, at)
-        match tag & 7:
-            case 2:
-                size, at = _read_varint(payload, at)
-                start, at = at, at + size
-            case 0:
-                start, at = at, _read_varint(payload, at)[1]
-            case 1:
-                start, at = at, at + 8
-            case 5:
-                start, at = at, at + 4
-            case _:
-                raise InvalidRequest(f"{_MALFORMED}: unknown wire type at byte {begin}")
-        if at > end:
-            raise InvalidRequest(f"{_MALFORMED}: a field ends at byte {at} of {end}")
-        if tag == _TAG_RAW_INPUT:
-            if not fields.raws:
-                fields.raws_begin = begin
-            fields.raws.append((start, at))
-        elif tag == _TAG_ID:
-            fields.id_field = payload[begin:at]
-        else:
-            pieces.append(payload[begin:at])
-    fields.key = b"".join(pieces)
-    return fields
-
-
-def _read_varint(payload: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    try:
-        while True:
-            byte = payload[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, at
-            shift += 7
-            if shift > 63:
-                raise InvalidRequest(f"{_MALFORMED}: a number at byte {at} is too long")
-    except IndexError:
-        raise InvalidRequest(f"{_MALFORMED}: it ends inside a field") from None
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 # Checks of what a plan cannot know.
@@ -452,45 +375,3 @@ def _timeout_s(message: ModelInferRequest) -> float:
     if microseconds <= 0:
         raise InvalidRequest("parameter 'timeout': expected microseconds above 0 as int64")
     return microseconds / 1e6
-
-
-# Typed contents.
-
-
-def _typed_bytes(tensor: ModelInferRequest.InferInputTensor) -> Buffer:
-    """The raw bytes of a tensor that came as typed elements."""
-    datatype = DATATYPES.get(tensor.datatype)
-    if datatype is None:
-        raise InvalidRequest(
-            f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}, expected one of "
-            f"{', '.join(DATATYPES)}"
-        )
-    used = [field.name for field, _ in tensor.contents.ListFields()]
-    if any(name != datatype.contents for name in used):
-        expected = datatype.contents or "raw_input_contents"
-        raise InvalidRequest(
-            f"input {tensor.name!r}: {datatype.name} belongs in {expected}, got {', '.join(used)}"
-        )
-    if datatype.contents is None:
-        return b""
-    elements = getattr(tensor.contents, datatype.contents)
-    if datatype is BYTES:
-        return encode_elements(elements)
-    return _narrowed(tensor.name, elements, datatype).tobytes()
-
-
-def _narrowed(
-    name: str, elements: "Sequence[int] | Sequence[float]", datatype: Datatype
-) -> npt.NDArray[np.generic]:
-    """The elements in the datatype's own width; a value that does not fit is refused, never cut."""
-    assert datatype.wire is not None, "BYTES have no width"
-    if datatype.wire.kind not in "iu":
-        return np.fromiter(elements, datatype.wire, len(elements))
-    wide = np.fromiter(elements, np.uint64 if datatype.wire.kind == "u" else np.int64)
-    bounds = np.iinfo(datatype.wire.str)
-    if wide.size and (int(wide.max()) > bounds.max or int(wide.min()) < bounds.min):
-        raise InvalidRequest(
-            f"input {name!r}: {datatype.name} holds {bounds.min} to {bounds.max}, "
-            f"got {int(wide.min())} to {int(wide.max())}"
-        )
-    return wide.astype(datatype.wire)
