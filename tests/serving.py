@@ -37,6 +37,7 @@ class Daemon:
             text=True,
             env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         )
+        self.cache = cache
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)

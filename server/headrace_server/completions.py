@@ -40,6 +40,7 @@ class Completions:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._event, select.EPOLLIN)
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._writable: dict[int, Callable[[], None]] = {}
         # Replaced as a whole, never changed in place: the thread reads it without a lock.
         self._timed: tuple[Timed, ...] = ()
         self._lock = threading.Lock()
@@ -56,8 +57,19 @@ class Completions:
         self._callbacks[fd] = callback
         self._epoll.register(fd, select.EPOLLIN)
 
+    def watch_writable(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call *callback* too whenever *fd*, which is watched, can be written."""
+        self._writable[fd] = callback
+        self._epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def unwatch_writable(self, fd: int) -> None:
+        """Stop that."""
+        if self._writable.pop(fd, None) is not None:
+            self._epoll.modify(fd, select.EPOLLIN)
+
     def unwatch(self, fd: int) -> None:
         """Stop watching; before *fd* is closed."""
+        self._writable.pop(fd, None)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -96,10 +108,13 @@ class Completions:
             self._sleeps_until = math.inf
             until = min((timed.wake_at for timed in self._timed), default=math.inf)
             self._sleeps_until = until
-            for fd in self._wait(until):
+            for fd, events in self._wait(until):
                 if fd == self._event:
                     os.eventfd_read(self._event)
-                elif (callback := self._callbacks.get(fd)) is not None:
+                    continue
+                if events & select.EPOLLOUT and (flush := self._writable.get(fd)) is not None:
+                    _guarded(flush)
+                if events & ~select.EPOLLOUT and (callback := self._callbacks.get(fd)) is not None:
                     _guarded(callback)
             # Awake: whoever notes an earlier instant need not wake us.
             self._sleeps_until = -math.inf
@@ -108,14 +123,14 @@ class Completions:
                 if timed.wake_at <= now:
                     _guarded(partial(timed.on_time, now))
 
-    def _wait(self, until: float) -> list[int]:
+    def _wait(self, until: float) -> list[tuple[int, int]]:
         if until == math.inf:
-            return [fd for fd, _ in self._epoll.poll()]
+            return self._epoll.poll()
         left_s = max(until - time.monotonic(), 0.0)
         if left_s < _FINE_S:
             select.select([self._epoll.fileno()], [], [], left_s)
             left_s = 0.0
-        return [fd for fd, _ in self._epoll.poll(left_s)]
+        return self._epoll.poll(left_s)
 
 
 def _guarded(callback: Callable[[], None]) -> None:

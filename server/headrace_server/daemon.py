@@ -47,14 +47,17 @@ def run(settings: ServerSettings) -> int:
         UsageError: An address cannot be bound, or a model's URI stands for nothing.
     """
     logs.configure()
-    stop = _stop_signal()
-    daemon = Daemon(settings)
+    stop = StopSignal()
     try:
-        daemon.start()
-        stop.wait()
-        _log.info("draining")
-    finally:
-        daemon.close()
+        daemon = Daemon(settings)
+        try:
+            daemon.start()
+            stop.wait()
+            _log.info("draining")
+        finally:
+            daemon.close()
+    except StoppedWhileStarting:
+        pass
     _log.info("stopped")
     return 0
 
@@ -156,24 +159,26 @@ class Daemon:
             settings_of=settings.for_model,
             device=_default_device(settings.device),
         )
-        service = Service(self._repository, queue_bytes_max=settings.queue_bytes_max)
         metrics = Metrics(self._repository, pool)
+        service = Service(
+            self._repository,
+            queue_bytes_max=settings.queue_bytes_max,
+            on_failure=metrics.refuse,
+        )
         self._metrics_port = _bound(
             "metrics", lambda: metrics.start(settings.host, settings.metrics_port)
         )
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
-        self._listen(service, metrics, is_native=is_native)
+        self._listen(service, is_native=is_native)
 
-    def _listen(self, service: Service, metrics: Metrics, *, is_native: bool) -> None:
+    def _listen(self, service: Service, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings, self._closers, self._control
 
         async def make_grpcio() -> GrpcioTransport:
-            return GrpcioTransport(
-                service, message_bytes_max=settings.message_bytes_max, on_failure=metrics.refuse
-            )
+            return GrpcioTransport(service, message_bytes_max=settings.message_bytes_max)
 
         self._grpcio = control.run(make_grpcio())
         closers.append(lambda: control.run(self._grpcio.close(1.0)))
@@ -189,7 +194,6 @@ class Daemon:
                     _address(settings.host, settings.port),
                     fallback=f"\0{name}",
                     message_bytes_max=settings.message_bytes_max,
-                    on_failure=metrics.refuse,
                 ),
             )
             closers.append(self._native.close)
@@ -209,18 +213,30 @@ class Daemon:
         self._control.run(self._grpcio.show_readiness())
 
 
-def _stop_signal() -> threading.Event:
-    """Set by the first SIGTERM or SIGINT; the second ends the process at once."""
-    stop = threading.Event()
+class StoppedWhileStarting(BaseException):
+    """The daemon was asked to end while it was still starting, perhaps for a hanging registry."""
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+
+class StopSignal:
+    """SIGTERM and SIGINT: the first asks the daemon to end, the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._is_waiting = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def wait(self) -> None:
+        """Wait for the first signal."""
+        self._is_waiting = True
+        self._event.wait()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
             os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    return stop
+        self._event.set()
+        if not self._is_waiting:
+            raise StoppedWhileStarting
 
 
 def _bound(what: str, bind: Callable[[], Result]) -> Result:

@@ -21,8 +21,8 @@ the value of the metric's label.
 
 from typing import ClassVar
 
-# A message longer than this is cut: it travels in HTTP/2 headers.
-MESSAGE_CHARS_MAX = 1000
+# A message travels percent-encoded in an HTTP/2 header: three bytes for each that is not ASCII.
+MESSAGE_BYTES_MAX = 1000
 
 
 class HeadraceError(Exception):
@@ -33,9 +33,15 @@ class HeadraceError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for the caller, bounded in length."""
+        """The sentence for the caller: printable, bounded in length, and sure to be encodable."""
         text = str(self)
-        return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[: MESSAGE_CHARS_MAX - 4]} ..."
+        if not text.isprintable():
+            text = "".join(char if char.isprintable() else "?" for char in text)
+        bytes_max = MESSAGE_BYTES_MAX if text.isascii() else MESSAGE_BYTES_MAX // 3
+        encoded = text.encode(errors="replace")
+        if len(encoded) <= bytes_max:
+            return encoded.decode()
+        return encoded[: bytes_max - 4].decode(errors="ignore") + " ..."
 
 
 class InvalidRequest(HeadraceError):

@@ -90,14 +90,16 @@ class FrameSocket:
         Raises:
             OSError: The peer is gone.
         """
-        if len(body) > PACKET_BYTES_MAX:
-            fd = memfd_of(body)
-            try:
-                self._send(_HEAD.pack(kind, _BODY_IN_MEMFD), (fd, *fds))
-            finally:
-                os.close(fd)
-        else:
-            self._send(_HEAD.pack(kind, 0) + body, fds)
+        self._send(kind, body, fds, 0)
+
+    def send_nowait(self, kind: Kind, body: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one frame if the peer's queue has room for it.
+
+        Raises:
+            BlockingIOError: It has not; nothing was sent.
+            OSError: The peer is gone.
+        """
+        self._send(kind, body, fds, socket.MSG_DONTWAIT)
 
     def send_json(self, kind: Kind, body: object, fds: Sequence[int] = ()) -> None:
         """Send *body* as JSON."""
@@ -127,12 +129,22 @@ class FrameSocket:
             if error.errno not in (errno.ENOTCONN, errno.EBADF):
                 raise
 
-    def _send(self, packet: bytes, fds: Sequence[int]) -> None:
-        if not fds:
-            self._socket.send(packet)
+    def _send(self, kind: Kind, body: bytes, fds: Sequence[int], flags: int) -> None:
+        if len(body) <= PACKET_BYTES_MAX:
+            self._send_packet(_HEAD.pack(kind, 0) + body, fds, flags)
             return
-        rights = array.array("i", fds)
-        self._socket.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        fd = memfd_of(body)
+        try:
+            self._send_packet(_HEAD.pack(kind, _BODY_IN_MEMFD), (fd, *fds), flags)
+        finally:
+            os.close(fd)
+
+    def _send_packet(self, packet: bytes, fds: Sequence[int], flags: int) -> None:
+        if not fds:
+            self._socket.send(packet, flags)
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        self._socket.sendmsg([packet], rights, flags)
 
     def _recv(self, flags: int) -> Frame | None:
         try:

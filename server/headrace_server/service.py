@@ -5,7 +5,7 @@ and hands bursts of requests to the schedulers they are planned for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.datatypes import BYTES, DATATYPES
@@ -18,6 +18,10 @@ from .types import InputLayout, Plan, Request, Target
 
 # Rows of one request; also what keeps products of sizes far from overflow.
 ROWS_MAX = 2**31 - 1
+# numpy's older limit, and more than any model has.
+AXES_MAX = 32
+NAME_BYTES_MAX = 1024
+TENSORS_MAX = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,22 @@ class Ask:
 class Service:
     """Plans and admission. Safe from any thread."""
 
-    def __init__(self, repository: Repository, *, queue_bytes_max: int) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        queue_bytes_max: int,
+        on_failure: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Serve what *repository* holds.
+
+        Args:
+            repository: The models.
+            queue_bytes_max: Bytes of tensors that may wait in all queues together.
+            on_failure: Told the reason of every request that fails before it reaches a queue.
+        """
         self.repository = repository
+        self.on_failure = on_failure
         self._queue_bytes_max = queue_bytes_max
 
     @property
@@ -59,6 +77,8 @@ class Service:
             InvalidRequest: The tensors or outputs do not fit it.
         """
         model = self.repository.find(ask.model, ask.version)
+        if max(len(ask.inputs), len(ask.outputs)) > TENSORS_MAX:
+            raise InvalidRequest(f"a request has at most {TENSORS_MAX} inputs and outputs")
         for tensor in ask.inputs:
             _check_shape(tensor)
         try:
@@ -94,6 +114,7 @@ class Service:
                 f"queue_bytes_max = {self._queue_bytes_max}"
             )
             for request in requests:
+                self.on_failure(error.reason)
                 request.reply.fail(request, error)
             return
         target.submit(requests)
@@ -118,13 +139,25 @@ def _fit(
 
 
 def _check_shape(tensor: Given) -> None:
+    _check_name(tensor.name)
+    if len(tensor.shape) > AXES_MAX:
+        raise InvalidRequest(
+            f"input {tensor.name!r}: expected at most {AXES_MAX} axes, got {len(tensor.shape)}"
+        )
     if any(size < 0 for size in tensor.shape):
         raise InvalidRequest(
             f"input {tensor.name!r}: shape {list(tensor.shape)} has a negative size"
         )
-    if math.prod(tensor.shape) > ROWS_MAX:
+    if math.prod(size or 1 for size in tensor.shape) > ROWS_MAX:
         raise InvalidRequest(
             f"input {tensor.name!r}: shape {list(tensor.shape)} has more than {ROWS_MAX} elements"
+        )
+
+
+def _check_name(name: str) -> None:
+    if len(name.encode()) > NAME_BYTES_MAX:
+        raise InvalidRequest(
+            f"the tensor name {name[:32]!r}... is longer than {NAME_BYTES_MAX} bytes"
         )
 
 
@@ -133,6 +166,7 @@ def _check_outputs(model: ModelVersion, outputs: Sequence[str]) -> None:
     if len(set(outputs)) != len(outputs):
         raise InvalidRequest("an output is asked for twice")
     for name in outputs:
+        _check_name(name)
         if known and name not in known:
             raise InvalidRequest(f"model {model.name!r}: unknown output {name!r}, expected {known}")
 

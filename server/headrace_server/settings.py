@@ -44,7 +44,7 @@ class ModelSettings(BaseModel):
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     method: str = ""
     deterministic: bool = True
-    device: str = ""
+    device: Annotated[str, Field(pattern=r"^((auto|cpu|cuda(:[0-9]+)?))?$")] = ""
     worker: Literal["shared", "own"] = "shared"
 
 

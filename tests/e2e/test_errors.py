@@ -156,13 +156,6 @@ def test_bytes_that_are_no_message_are_refused(infer: Infer, payload: bytes) -> 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_deadline_that_has_passed_is_told_as_such(infer: Infer) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        infer(_request().SerializeToString(), timeout=1e-6)
-
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
 def test_what_the_model_raises_is_told_without_paths_or_traceback(infer: Infer) -> None:
     """The column model was fitted on known cities and refuses others."""
     request = ModelInferRequest(model_name="mixed")

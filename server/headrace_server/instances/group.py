@@ -17,7 +17,7 @@ from headrace.datatypes import BY_CODE, BYTES
 from headrace.tensors import element_offsets
 
 from ..arena import Region, aligned
-from ..errors import HeadraceError
+from ..errors import HeadraceError, ResourceExhausted
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part
 from .worker import LoadedInstance, Worker
@@ -59,13 +59,23 @@ class _Flight:
 
     def land(self, done: DoneFrame, frame: Frame) -> None:
         """See `worker.Flight`."""
+        self._trim()
         self.on_outcome(
             self.batch, self.slot, self.group.collect(self.batch, self.slot, done, frame)
         )
 
     def crash(self, error: HeadraceError) -> None:
         """See `worker.Flight`."""
+        self._trim()
         self.on_outcome(self.batch, self.slot, Outcome(error=error))
+
+    def _trim(self) -> None:
+        """Hand back an input side that is too large to be kept; the worker is done with it."""
+        slot = self.slot
+        worker = slot.instance.worker
+        if slot.inputs is not None and slot.inputs.nbytes > _kept_bytes_max(worker):
+            worker.give_region(slot.inputs)
+            slot.inputs = None
 
 
 class InstanceGroup:
@@ -91,6 +101,8 @@ class InstanceGroup:
     def take_nowait(self) -> Slot | None:
         """A free slot, of the instance that has most of them; None when all are busy."""
         instances = self._instances
+        if not instances:
+            return None
         best = instances[0] if len(instances) == 1 else max(instances, key=lambda i: len(i.free))
         return best.free.pop() if best.free else None
 
@@ -107,6 +119,10 @@ class InstanceGroup:
         """The instance's worker is gone."""
         instance.free = []
 
+    def drop(self, instance: Instance) -> None:
+        """The instance will not come back."""
+        self._instances = [other for other in self._instances if other is not instance]
+
     def execute(
         self, batch: Batch, slot: Slot, on_outcome: Callable[[Batch, Slot, Outcome], None]
     ) -> None:
@@ -118,7 +134,7 @@ class InstanceGroup:
         """
         worker = slot.instance.worker
         inputs = self._gather(batch, slot)
-        slot.outputs = _fit(worker, slot.outputs, slot.outputs_bytes_wanted)
+        slot.outputs = self._fit_outputs(slot)
         run = RunFrame(
             worker.next_batch(),
             slot.instance.loaded.number,
@@ -136,7 +152,7 @@ class InstanceGroup:
             memory = _map_all(frame.fds)
             total = memory.nbytes
             # What overflowed once will again: the slot's output side grows before its next batch.
-            slot.outputs_bytes_wanted = max(slot.outputs_bytes_wanted, 2 * total)
+            slot.outputs_bytes_wanted = max(slot.outputs_bytes_wanted, total)
         else:
             memory = slot.instance.worker.arena.memory
             total = sum(ref.nbytes for ref in done.outputs)
@@ -160,6 +176,15 @@ class InstanceGroup:
                     if region is not None:
                         instance.worker.give_region(region)
                 slot.inputs = slot.outputs = None
+
+    def _fit_outputs(self, slot: Slot) -> Region:
+        """The output side, larger if wanted and possible: what does not fit travels in a memfd."""
+        worker = slot.instance.worker
+        wanted = min(slot.outputs_bytes_wanted, _kept_bytes_max(worker) // 2)
+        try:
+            return _fit(worker, slot.outputs, wanted)
+        except ResourceExhausted:
+            return slot.outputs or Region(0, 0)
 
     def _gather(self, batch: Batch, slot: Slot) -> tuple[TensorRef, ...]:
         """Write all rows into the slot's input side: the one copy of request data."""
@@ -216,11 +241,19 @@ def _fit(worker: Worker, region: Region | None, nbytes: int) -> Region:
     """*region*, or a larger one in its place when it has less than *nbytes*."""
     if region is not None and region.nbytes >= nbytes:
         return region
-    # Twice of what is asked: batches grow under load, and untouched pages cost nothing.
-    larger = worker.take_region(2 * nbytes)
+    try:
+        # Twice of what is asked: batches grow under load, and untouched pages cost nothing.
+        larger = worker.take_region(2 * nbytes)
+    except ResourceExhausted:
+        larger = worker.take_region(nbytes)
     if region is not None:
         worker.give_region(region)
     return larger
+
+
+def _kept_bytes_max(worker: Worker) -> int:
+    """The most that a slot keeps of each side between batches, so that one cannot starve others."""
+    return worker.arena.nbytes // 32
 
 
 def _output(ref: TensorRef, memory: memoryview, *, is_copied: bool) -> OutputTensor:

@@ -4,11 +4,13 @@ Workers are shared: one per accelerator, and on the CPU at most one per core, th
 model may ask for a worker of its own.
 """
 
+import math
 import os
 import queue
 import threading
 import time
 from collections import defaultdict
+from heapq import heappop, heappush
 from typing import Any
 
 import structlog
@@ -110,22 +112,37 @@ class WorkerPool:
         return worker
 
     def _supervise(self) -> None:
-        """Replace workers that ended."""
+        """Replace workers that ended, each after a delay of its own."""
         delays_s: dict[Worker, float] = {}
         replaced_at: dict[Worker, float] = {}
-        while (worker := self._ended.get()) is not None:
-            code = worker.reap()
-            settled = time.monotonic() - replaced_at.get(worker, -_SETTLED_S) >= _SETTLED_S
-            delays_s[worker] = 0.0 if settled else min(delays_s[worker] * 2 or 0.5, _DELAY_S_MAX)
-            _log.error("worker_ended", worker=worker.name, exit_code=code, delay_s=delays_s[worker])
-            if self._is_closing.wait(delays_s[worker]):
-                return
-            replaced_at[worker] = time.monotonic()
-            try:
-                worker.start()
-            except OSError as error:
-                _log.error("worker_not_started", worker=worker.name, why=str(error))
-                self._ended.put(worker)
+        due: list[tuple[float, int, Worker]] = []
+        while not self._is_closing.is_set():
+            ended = self._next_ended(due[0][0] if due else math.inf)
+            now = time.monotonic()
+            if ended is not None:
+                code = ended.reap()
+                settled = now - replaced_at.get(ended, -_SETTLED_S) >= _SETTLED_S
+                delay_s = 0.0 if settled else min(delays_s[ended] * 2 or 0.5, _DELAY_S_MAX)
+                delays_s[ended] = delay_s
+                _log.error("worker_ended", worker=ended.name, exit_code=code, delay_s=delay_s)
+                heappush(due, (now + delay_s, id(ended), ended))
+            while due and due[0][0] <= now and not self._is_closing.is_set():
+                worker = heappop(due)[2]
+                replaced_at[worker] = now
+                try:
+                    worker.start()
+                except OSError as error:
+                    _log.error("worker_not_started", worker=worker.name, why=str(error))
+                    heappush(due, (now + _DELAY_S_MAX, id(worker), worker))
+
+    def _next_ended(self, until: float) -> Worker | None:
+        """The next worker that ended; None when *until* has come, or the pool closes."""
+        try:
+            if until == math.inf:
+                return self._ended.get()
+            return self._ended.get(timeout=max(until - time.monotonic(), 0.0))
+        except queue.Empty:
+            return None
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -4,11 +4,13 @@ Children are spawned from one permanent thread: a child's parent-death signal fi
 that spawned it ends, not when the process does.
 """
 
+import json
 import os
 import queue
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -86,6 +88,9 @@ class Process:
         self._completions = completions
         self._on_frame = on_frame
         self._on_end = on_end
+        # Frames that the process has not taken yet. Bounded by its instances and their slots.
+        self._outbox: deque[tuple[Kind, bytes, tuple[int, ...]]] = deque()
+        self._lock = threading.Lock()
         self._socket, theirs = FrameSocket.pair()
         with theirs:
             self._popen = spawner.spawn(module, arguments, theirs.fileno(), environment or {})
@@ -93,16 +98,28 @@ class Process:
         completions.watch(self._socket.fileno(), self._on_readable)
 
     def send(self, kind: Kind, body: bytes, fds: Sequence[int] = ()) -> None:
-        """Send a frame.
+        """Send a frame; never waits.
+
+        Frames that a process does not take, because it is stopped or starved, wait on our side:
+        no thread of the daemon may hang on one worker.
 
         Raises:
             OSError: The process is gone.
         """
-        self._socket.send(kind, body, fds)
+        with self._lock:
+            if not self._outbox:
+                try:
+                    self._socket.send_nowait(kind, body, fds)
+                except BlockingIOError:
+                    self._completions.watch_writable(self._socket.fileno(), self._flush)
+                else:
+                    return
+            # The caller may close its descriptors before the frame is sent.
+            self._outbox.append((kind, body, tuple(os.dup(fd) for fd in fds)))
 
     def send_json(self, kind: Kind, body: object, fds: Sequence[int] = ()) -> None:
         """Send a JSON frame; see `send`."""
-        self._socket.send_json(kind, body, fds)
+        self.send(kind, json.dumps(body).encode(), fds)
 
     def stop(self) -> None:
         """End the process: it sees the end of its socket; what lingers is killed. Waits for it."""
@@ -117,6 +134,26 @@ class Process:
         self._popen.kill()
         return self._popen.wait()
 
+    def _flush(self) -> None:
+        with self._lock:
+            while self._outbox:
+                kind, body, fds = self._outbox[0]
+                try:
+                    self._socket.send_nowait(kind, body, fds)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    # The end of the process is told by its socket.
+                    self._drop_outbox()
+                    break
+                self._outbox.popleft()
+                _close_all(fds)
+            self._completions.unwatch_writable(self._socket.fileno())
+
+    def _drop_outbox(self) -> None:
+        while self._outbox:
+            _close_all(self._outbox.popleft()[2])
+
     def _on_readable(self) -> None:
         for _ in range(_BURST_MAX):
             try:
@@ -126,8 +163,15 @@ class Process:
             except ConnectionError:
                 frame = None
             if frame is None:
-                self._completions.unwatch(self._socket.fileno())
-                self._socket.close()
+                with self._lock:
+                    self._drop_outbox()
+                    self._completions.unwatch(self._socket.fileno())
+                    self._socket.close()
                 self._on_end()
                 return
             self._on_frame(frame)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

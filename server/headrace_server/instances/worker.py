@@ -45,6 +45,7 @@ class LoadedInstance:
         found: What the worker reported; set once loaded.
         is_up: Whether the worker has it loaded now.
         on_change: Told when `is_up` changes after the first load; on the completions thread.
+        on_fail: Told why a new process could not load it again; on the completions thread.
     """
 
     number: int
@@ -52,6 +53,7 @@ class LoadedInstance:
     found: Future[dict[str, Any]]
     is_up: bool = False
     on_change: Callable[["LoadedInstance"], None] | None = None
+    on_fail: Callable[[str], None] | None = None
 
 
 class Worker:
@@ -249,6 +251,8 @@ class Worker:
             if not self._is_closing:
                 name = instance.spec["name"]
                 _log.error("reload_failed", worker=self.name, model=name, why=message)
+                if instance.on_fail is not None:
+                    instance.on_fail(message)
         else:
             instance.found.set_exception(LoadFailed(message))
 

@@ -67,6 +67,12 @@ class ModelVersion:
         return self.state is State.READY and self.group is not None and self.group.up_count > 0
 
     @property
+    def worker_names(self) -> list[str]:
+        """The workers that hold its instances."""
+        instances = self.group.instances if self.group is not None else ()
+        return [instance.worker.name for instance in instances]
+
+    @property
     def scheduler(self) -> Scheduler[Slot]:
         """Its queue.
 

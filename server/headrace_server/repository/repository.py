@@ -187,6 +187,7 @@ class Repository:
                 version=model.version,
                 flavor=model.flavor,
                 device=model.device,
+                workers=model.worker_names,
                 batched=model.is_batchable,
                 note=model.note,
                 seconds=round(time.monotonic() - began, 3),
@@ -265,19 +266,34 @@ class Repository:
             expect=self._completions.expect,
         )
         for instance in instances:
-            self._follow(instance, group, scheduler)
+            self._follow(model, instance, group, scheduler)
         model.attach(scheduler, group)
         self._completions.follow(scheduler)
 
-    def _follow(self, instance: Instance, group: InstanceGroup, scheduler: Scheduler[Slot]) -> None:
-        """Have the scheduler know when the instance's worker goes and comes back."""
+    def _follow(
+        self,
+        model: ModelVersion,
+        instance: Instance,
+        group: InstanceGroup,
+        scheduler: Scheduler[Slot],
+    ) -> None:
+        """Have the scheduler know when the instance's worker goes and comes back, or does not."""
 
         def on_change(loaded: LoadedInstance) -> None:
             mark = group.mark_up if loaded.is_up else group.mark_down
             scheduler.on_instances_change(lambda: mark(instance))
             self._changed()
 
+        def on_fail(why: str) -> None:
+            group.drop(instance)
+            if not group.instances:
+                model.reason, model.state = why, State.FAILED
+                self._completions.unfollow(scheduler)
+                scheduler.close(0.0)
+            self._changed()
+
         instance.loaded.on_change = on_change
+        instance.loaded.on_fail = on_fail
 
     def _changed(self) -> None:
         with self._lock:
@@ -289,7 +305,7 @@ class Repository:
 def _split(item: str) -> tuple[str, str]:
     """NAME and URI of `[NAME=]URI`; an equals sign inside the URI is no separator."""
     name, equals, uri = item.partition("=")
-    if equals and uri and not any(mark in name for mark in ":/."):
+    if equals and uri and name and not any(mark in name for mark in ":/"):
         return name, uri
     return "", item
 

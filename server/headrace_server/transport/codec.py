@@ -31,8 +31,10 @@ _MALFORMED = "the message is not a ModelInferRequest"
 
 # Up to this size a copied slice costs less than a view of the message (45 against 140 ns).
 _SLICE_BYTES_MAX = 1024
-# Kept layouts and plans, each; beyond it all are forgotten and learned anew.
+# Kept layouts and plans, each; beyond it all are forgotten and learned anew. Longer headers are not
+# kept: a caller must not fill the memory with them.
 _KEPT_MAX = 4096
+_KEPT_BYTES_MAX = 16 * 1024
 # Layouts that share a name, a version and a length.
 _SAME_LENGTH_MAX = 8
 
@@ -149,12 +151,15 @@ class Decoder:
             fields = split(payload, id_tag=_TAG_ID, raw_tag=_TAG_RAW_INPUT)
         except WireError as error:
             raise InvalidRequest(f"{_MALFORMED}: {error}") from None
-        plan = self._plans.get(fields.shared)
+        # Without raw contents there may be typed ones, which are read anew for every message.
+        plan = self._plans.get(fields.shared) if fields.raws else None
         given: Sequence[Buffer] = [payload[a:b] for a, b in fields.raws]
         if plan is None:
             plan, typed = self._plan(fields)
             if typed is not None:
                 given = typed
+            elif len(fields.shared) > _KEPT_BYTES_MAX:
+                pass
             elif len(self._plans) < _KEPT_MAX:
                 self._plans[fields.shared] = plan
             else:
@@ -217,7 +222,7 @@ class Decoder:
 
     def _learn(self, payload: bytes, fields: Fields, plan: Plan, at: int, begin: int) -> None:
         """Keep the layout of a message whose raw tensors have fixed sizes and stand at its end."""
-        if not fields.raws or -1 in plan.byte_counts:
+        if not fields.raws or -1 in plan.byte_counts or len(fields.shared) > _KEPT_BYTES_MAX:
             return
         first, last = fields.raws[0][0], fields.raws[-1][1]
         header = payload[begin:first]

@@ -7,7 +7,6 @@ thread and wake the loop once per batch.
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -39,11 +38,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class GrpcioTransport:
     """A grpc.aio server; a Reply to the requests it submits. Methods run on the control loop."""
 
-    def __init__(
-        self, service: Service, *, message_bytes_max: int, on_failure: Callable[[str], None]
-    ) -> None:
+    def __init__(self, service: Service, *, message_bytes_max: int) -> None:
         self._service = service
-        self._on_failure = on_failure
         self._decoder = Decoder(service)
         self._encoder = Encoder()
         self._loop = asyncio.get_running_loop()
@@ -143,7 +139,7 @@ class GrpcioTransport:
                 payload, self, future, now, _INFINITY if left_s is None else now + left_s
             )
         except HeadraceError as error:
-            self._on_failure(error.reason)
+            self._service.on_failure(error.reason)
             await context.abort(status_of(error), error.message)
         self._service.submit(plan.target, (request,))
         try:

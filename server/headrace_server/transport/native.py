@@ -7,7 +7,6 @@ on a Unix socket behind it.
 
 import threading
 import time
-from collections.abc import Callable
 
 import structlog
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
@@ -38,7 +37,6 @@ class NativeTransport:
         *,
         fallback: str,
         message_bytes_max: int,
-        on_failure: Callable[[str], None],
     ) -> None:
         """Bind to *target*.
 
@@ -47,14 +45,12 @@ class NativeTransport:
             target: host:port.
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest request.
-            on_failure: Told the reason of every request that fails before it reaches a queue.
 
         Raises:
             RuntimeError, OSError: The address cannot be bound.
         """
         self._service = service
         self._message_bytes_max = message_bytes_max
-        self._on_failure = on_failure
         self._decoder = Decoder(service)
         self._encoder = Encoder()
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
@@ -82,7 +78,8 @@ class NativeTransport:
     def close(self) -> None:
         """Close the listener and every connection."""
         self._front.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
         """See `types.Reply`."""
@@ -111,10 +108,10 @@ class NativeTransport:
                 try:
                     self._take(call, payload, now, details[2] if details else None, burst)
                 except HeadraceError as error:
-                    self._on_failure(error.reason)
+                    self._service.on_failure(error.reason)
                     front.fail(call, number_of(error), error.message)
                 except Exception:  # noqa: BLE001 - one message must not cost the others theirs.
-                    self._on_failure(InternalError.reason)
+                    self._service.on_failure(InternalError.reason)
                     _log.exception("decode_failed", call=call)
                     front.fail(call, 13, "an error of the server's own")
             for target, requests in burst.items():

@@ -32,7 +32,7 @@ from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
 # A path in an exception's message tells a caller about our host, not about their request.
-_PATH = re.compile(r"(?<![\w.])/(?:[^\s'\"/:,;()]+/)+[^\s'\"/:,;()]*")
+_PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
 
 
 # One load at a time: torch.export.load, for one, fails when two threads are in it.
@@ -85,16 +85,19 @@ class InstanceThread:
         try:
             with _LOADING:
                 adapter = self._load()
-        except Exception as error:  # noqa: BLE001 - whatever a model does at load, the worker lives.
+        except BaseException as error:  # noqa: BLE001 - sys.exit at load too: the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
-                traceback.print_exc()
-            failure = {"instance": instance, "message": _outward(str(error) or repr(error))}
+                _report("load_failed", error, model=self._spec["name"])
+            failure = {"instance": instance, "message": _outward(_text_of(error))}
             self._frames.send_json(Kind.LOAD_FAILED, failure)
             return
         try:
             self._serve(adapter)
-        finally:
-            adapter.close()
+        except BaseException as error:  # noqa: BLE001 - no one would ever answer its batches.
+            _report("instance_thread_failed", error, model=self._spec["name"])
+            # A process that ends is replaced; a thread that ends is not.
+            os._exit(1)
+        adapter.close()
 
     def _load(self) -> Adapter:
         spec = self._spec
@@ -156,7 +159,7 @@ class InstanceThread:
             staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
             staged_ns = time.monotonic_ns()
             result = adapter.launch(staged)
-        except Exception as error:  # noqa: BLE001 - a model may raise anything.
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, error)
             return None
         return _Launched(run, result, received_ns, staged_ns, time.monotonic_ns())
@@ -166,7 +169,7 @@ class InstanceThread:
         try:
             outputs = self._checked(adapter.finish(launched.result), run)
             refs, fds = write_outputs(outputs, self._memory, run.out_offset, run.out_bytes)
-        except Exception as error:  # noqa: BLE001 - a model may raise anything.
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, error)
             return
         instants = Instants(
@@ -191,17 +194,15 @@ class InstanceThread:
                     )
         return outputs
 
-    def _fail(self, run: RunFrame, error: Exception) -> None:
+    def _fail(self, run: RunFrame, error: BaseException) -> None:
         error_id = uuid.uuid4().hex[:12]
-        lines = traceback.format_exception(error)
-        report = {"event": "model_raised", "error_id": error_id, "traceback": "".join(lines)}
-        print(json.dumps(report), file=sys.stderr, flush=True)  # noqa: T201 - the worker's log.
+        _report("model_raised", error, model=self._spec["name"], error_id=error_id)
         self._frames.send_json(
             Kind.RUN_FAILED,
             {
                 "batch": run.batch,
                 "type": type(error).__name__,
-                "message": _outward(str(error)),
+                "message": _outward(_text_of(error)),
                 "error_id": error_id,
             },
         )
@@ -216,9 +217,29 @@ def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
         try:
             return open_device("cuda:0", threads)
         except DeviceUnavailable as error:
-            report = {"event": "no_gpu", "model": spec["name"], "why": str(error)}
-            print(json.dumps(report), file=sys.stderr, flush=True)  # noqa: T201 - the worker's log.
+            _log("no_gpu", model=spec["name"], why=str(error))
     return open_device("cpu", threads)
+
+
+def _report(event: str, error: BaseException, **fields: str) -> None:
+    """One line of the worker's log, with the whole exception."""
+    try:
+        lines = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - an exception may fail at being shown.
+        lines = type(error).__name__
+    _log(event, **fields, traceback=lines)
+
+
+def _log(event: str, **fields: str) -> None:
+    print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)  # noqa: T201 - the log.
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says; its type where it fails at saying it, or says nothing."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - a model's exception may raise even here.
+        return type(error).__name__
 
 
 def _outward(message: str) -> str:

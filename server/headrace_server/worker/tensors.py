@@ -53,12 +53,22 @@ def _read(ref: TensorRef, memory: memoryview, spec: TensorSpec | None) -> Array:
     return array.reshape(shape)
 
 
-def _text(elements: list[bytes]) -> list[str] | list[bytes]:
-    """Strings, unless an element is not UTF-8: then these are bytes, as the caller sent them."""
+def _text(elements: list[bytes]) -> list[str] | list[str | bytes]:
+    """Strings; an element that is not UTF-8 stays as it came.
+
+    Each by itself: what one caller sends must not change what another's model sees.
+    """
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError:
-        return elements
+        return [_text_or_bytes(element) for element in elements]
+
+
+def _text_or_bytes(element: bytes) -> str | bytes:
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        return element
 
 
 def write_outputs(

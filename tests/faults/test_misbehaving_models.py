@@ -1,0 +1,260 @@
+"""Models that raise, exit, answer nonsense or never: the caller is told, the next one is served."""
+
+import os
+import re
+import signal
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from headrace_client import (
+    Client,
+    DeadlineExceeded,
+    FailedPrecondition,
+    HeadraceClientError,
+    Internal,
+    Unavailable,
+)
+from serving import Daemon
+
+pytestmark = pytest.mark.slow
+
+FINE, RAISES, EXITS, DIES, TOO_FEW, NAN, MUTE, HUGE, WAITS, INTERRUPTED = range(10)
+
+MLMODEL = """
+flavors:
+  sklearn:
+    pickled_model: model.pkl
+    serialization_format: cloudpickle
+signature:
+  inputs: '[{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}]'
+  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}]'
+"""
+
+
+class Misbehaving:
+    """What it does is the first value of the first row; the second is its answer."""
+
+    def __init__(self, gate: Path) -> None:
+        # Whoever waits, waits for this FIFO to be opened for writing.
+        self.gate = str(gate)
+
+    def predict(self, rows: npt.NDArray[np.float64]) -> Any:
+        match int(rows[0, 0]):
+            case 1:
+                raise ValueError("\udcff a secret lies in /etc/secret/file")
+            case 2:
+                sys.exit(3)
+            case 3:
+                os._exit(1)
+            case 4:
+                return rows[1:]
+            case 5:
+                return np.full_like(rows, np.nan)
+            case 6:
+                raise Mute
+            case 7:
+                return np.repeat(rows, 1_000_000, axis=1)
+            case 8:
+                with open(self.gate, "rb"):
+                    return rows
+            case 9:
+                raise KeyboardInterrupt
+            case _:
+                return rows
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def odd(tmp_path: Path, cache: Path, gate: Path) -> Iterator[Daemon]:
+    """A daemon that serves one misbehaving model, as `odd`."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "MLmodel").write_text(MLMODEL)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    (folder / "model.pkl").write_bytes(cloudpickle.dumps(Misbehaving(gate)))
+    running = Daemon(str(folder), "--set", "odd.slots=1", cwd=tmp_path, cache=cache)
+    running.wait("ready")
+    yield running
+    assert running.stop() == 0
+
+
+WIDE = 1500
+
+
+class First:
+    """Answers the first column."""
+
+    def predict(self, rows: npt.NDArray[np.float64]) -> Any:
+        return np.asarray(rows)[:, 0]
+
+
+@pytest.fixture
+def store_of_wide_models(tmp_path: Path) -> list[Path]:
+    """Models of many named columns, whose frames are long."""
+    columns = ", ".join(f'{{"type": "double", "name": "c{k}"}}' for k in range(WIDE))
+    described = re.sub(r"inputs: .*", f"inputs: '[{columns}]'", MLMODEL)
+    described = re.sub(r"\n  outputs: .*", "", described)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    folders = [tmp_path / f"wide{index}" for index in range(5)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "MLmodel").write_text(described)
+        (folder / "model.pkl").write_bytes(cloudpickle.dumps(First()))
+    return folders
+
+
+def ask(client: Client, what: int, value: float = 7.0, **options: Any) -> Any:
+    return client.infer("odd", {"input-0": np.array([[what, value]])}, **options).array
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (RAISES, "ValueError"),
+        (EXITS, "SystemExit"),
+        (INTERRUPTED, "KeyboardInterrupt"),
+        (MUTE, "Mute"),
+        (TOO_FEW, r"output-0.*\[0, 2\] for 1 rows"),
+    ],
+)
+def test_what_a_model_raises_is_told_and_the_next_request_is_served(
+    odd: Daemon, what: int, told: str
+) -> None:
+    with Client(odd.address, timeout_s=30) as client:
+        with pytest.raises(Internal, match=told) as caught:
+            ask(client, what)
+
+        assert ask(client, FINE).tolist() == [[0, 7]]
+    assert "/etc" not in str(caught.value)
+    assert "secret/file" not in str(caught.value)
+    assert len(odd.events("model_raised")) == 1
+    assert all(line.startswith("{") for line in odd.lines)
+
+
+def test_nan_is_an_answer(odd: Daemon) -> None:
+    with Client(odd.address) as client:
+        assert np.isnan(ask(client, NAN)).all()
+
+
+def test_a_request_that_kills_its_worker_twice_is_told_and_the_model_comes_back(
+    odd: Daemon,
+) -> None:
+    with Client(odd.address, timeout_s=60) as client:
+        with pytest.raises(Unavailable):
+            ask(client, DIES)
+
+        assert ask(client, FINE).tolist() == [[0, 7]]
+    assert len(odd.events("worker_ended")) == 2
+
+
+def test_an_answer_larger_than_its_slot_arrives_and_small_ones_go_on(odd: Daemon) -> None:
+    with Client(odd.address) as client:
+        for _ in range(4):
+            assert ask(client, HUGE).shape == (1, 2_000_000)
+            assert ask(client, FINE).tolist() == [[0, 7]]
+
+
+def test_a_deadline_is_told_while_every_slot_is_busy_and_is_counted(
+    odd: Daemon, gate: Path
+) -> None:
+    with Client(odd.address) as client:
+        slow = client.submit("odd", {"input-0": np.array([[WAITS, 1.0]])})
+        late = [
+            client.submit("odd", {"input-0": np.array([[FINE, 2.0]])}, timeout=0.5)
+            for _ in range(5)
+        ]
+        for future in late:
+            with pytest.raises(DeadlineExceeded):
+                future.result()
+        gate.open("wb").close()
+
+        assert slow.result().array.tolist() == [[WAITS, 1]]
+        assert ask(client, FINE).tolist() == [[0, 7]]
+    assert failures(odd) == {"deadline": 5}
+
+
+def test_a_caller_that_leaves_does_not_disturb_its_batch_mates(odd: Daemon, gate: Path) -> None:
+    with Client(odd.address) as client:
+        slow = client.submit("odd", {"input-0": np.array([[WAITS, 0.0]])})
+        mates = [client.submit("odd", {"input-0": np.array([[FINE, float(k)]])}) for k in range(20)]
+        for leaver in mates[::2]:
+            assert leaver.cancel()
+        gate.open("wb").close()
+
+        slow.result()
+        answers = [mate.result().array.tolist() for mate in mates[1::2]]
+    assert answers == [[[0, k]] for k in range(1, 20, 2)]
+    assert failures(odd).get("cancelled", 0) <= 10
+
+
+def test_a_model_that_cannot_be_loaded_again_is_told_as_failed(odd: Daemon, tmp_path: Path) -> None:
+    """Its files went away while it was served; then its worker died."""
+    started = odd.wait("worker_started")
+    pickled = (tmp_path / "odd" / "model.pkl").read_bytes()
+    (cached,) = [p for p in odd.cache.rglob("model.pkl") if p.read_bytes() == pickled]
+    cached.unlink()
+
+    os.kill(started["pid"], signal.SIGKILL)
+    odd.wait("reload_failed")
+
+    with Client(odd.address, timeout_s=30) as client:
+        with pytest.raises(HeadraceClientError) as caught:
+            ask(client, FINE)
+        (status,) = client.models()
+    assert isinstance(caught.value, FailedPrecondition)
+    assert status.state == "UNAVAILABLE"
+    assert "model.pkl" in status.reason
+
+
+def failures(daemon: Daemon) -> dict[str, int]:
+    """Failed requests by reason."""
+    with urllib.request.urlopen(daemon.metrics) as response:  # noqa: S310 - our own daemon.
+        text = response.read().decode()
+    found: Callable[[str], list[tuple[str, str]]] = re.compile(
+        r'^headrace_requests_failed_total\{.*reason="(\w+)".*\} (\S+)$', re.MULTILINE
+    ).findall
+    return {reason: int(float(count)) for reason, count in found(text)}
+
+
+def test_a_stopped_worker_holds_up_no_other_model(
+    tmp_path: Path, cache: Path, store_of_wide_models: list[Path]
+) -> None:
+    """Frames for wide models fill the stopped worker's socket; the daemon must not wait on it."""
+    wide = [f"w{index}={path}" for index, path in enumerate(store_of_wide_models)]
+    running = Daemon("--set", "alone.worker=own", *wide, f"alone={store_of_wide_models[0]}",
+                     cwd=tmp_path, cache=cache)  # fmt: skip
+    running.wait("ready")
+    columns = {f"c{k}": np.zeros(1) for k in range(WIDE)}
+    ready = {line["model"]: line["workers"] for line in running.events("model_ready")}
+    pids = {line["worker"]: line["pid"] for line in running.events("worker_started")}
+    stopped = [pid for worker, pid in pids.items() if worker not in ready["alone"]]
+    with Client(running.address, timeout_s=60) as client:
+        before = client.infer("alone", columns).array
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        held = [client.submit(f"w{k}", columns) for k in range(len(wide)) for _ in range(6)]
+        try:
+            assert client.infer("alone", columns, timeout=20).array.tolist() == before.tolist()
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        assert all(future.result().array.shape == (1,) for future in held)
+    assert running.stop() == 0
