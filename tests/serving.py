@@ -74,6 +74,8 @@ class Daemon:
         """Its exit status, once it has ended."""
         code = self.process.wait(READY_S_MAX)
         self._reader.join()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
         return code
 
     def stop(self) -> int:

@@ -1,7 +1,7 @@
 """Completions: the thread that waits on all sockets of our processes and on the next instant.
 
-Callbacks run on that thread, one after another; they must not block on anything but the lock of
-their own scheduler. What they raise is logged and never stops the thread.
+Callbacks run on that thread, one after another; they wait for nothing but locks that are held for a
+few lines. What they raise is logged and never stops the thread.
 """
 
 import math
@@ -17,6 +17,8 @@ import structlog
 
 # epoll counts in whole milliseconds; below this many seconds the finer select is used.
 _FINE_S = 0.005
+# No sleep is longer: epoll's milliseconds are an int, and a caller may name any deadline.
+_SLEEP_S_MAX = 3600.0
 
 _log = structlog.get_logger("headrace")
 
@@ -104,29 +106,33 @@ class Completions:
 
     def _run(self) -> None:
         while not self._is_closing:
-            # Until the instants have been looked at, every new one wakes us: none can slip between.
-            self._sleeps_until = math.inf
-            until = min((timed.wake_at for timed in self._timed), default=math.inf)
-            self._sleeps_until = until
-            for fd, events in self._wait(until):
-                if fd == self._event:
-                    os.eventfd_read(self._event)
-                    continue
-                if events & select.EPOLLOUT and (flush := self._writable.get(fd)) is not None:
-                    _guarded(flush)
-                if events & ~select.EPOLLOUT and (callback := self._callbacks.get(fd)) is not None:
-                    _guarded(callback)
-            # Awake: whoever notes an earlier instant need not wake us.
-            self._sleeps_until = -math.inf
-            now = time.monotonic()
-            for timed in self._timed:
-                if timed.wake_at <= now:
-                    _guarded(partial(timed.on_time, now))
+            _guarded(self._turn)
+
+    def _turn(self) -> None:
+        """Wait once, and serve what the wait was for."""
+        # Until the instants have been looked at, every new one wakes us: none can slip between.
+        self._sleeps_until = math.inf
+        until = min((timed.wake_at for timed in self._timed), default=math.inf)
+        self._sleeps_until = until
+        for fd, events in self._wait(until):
+            if fd == self._event:
+                os.eventfd_read(self._event)
+                continue
+            if events & select.EPOLLOUT and (flush := self._writable.get(fd)) is not None:
+                _guarded(flush)
+            if events & ~select.EPOLLOUT and (callback := self._callbacks.get(fd)) is not None:
+                _guarded(callback)
+        # Awake: whoever notes an earlier instant need not wake us.
+        self._sleeps_until = -math.inf
+        now = time.monotonic()
+        for timed in self._timed:
+            if timed.wake_at <= now:
+                _guarded(partial(timed.on_time, now))
 
     def _wait(self, until: float) -> list[tuple[int, int]]:
         if until == math.inf:
             return self._epoll.poll()
-        left_s = max(until - time.monotonic(), 0.0)
+        left_s = min(max(until - time.monotonic(), 0.0), _SLEEP_S_MAX)
         if left_s < _FINE_S:
             select.select([self._epoll.fileno()], [], [], left_s)
             left_s = 0.0

@@ -1,5 +1,6 @@
 """Daemon: builds the house, keeps it until a signal comes, and takes it down in order."""
 
+import contextlib
 import gc
 import ipaddress
 import os
@@ -8,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import FrameType
 from typing import TypeVar
 
@@ -55,6 +56,7 @@ def run(settings: ServerSettings) -> int:
             stop.wait()
             _log.info("draining")
         finally:
+            stop.is_handled()
             daemon.close()
     except StoppedWhileStarting:
         pass
@@ -111,7 +113,8 @@ class Daemon:
 
         def load_all() -> None:
             sources = [item.resolved.source for item in wanted]
-            list(loads.map(self._repository.load, models, sources))
+            with contextlib.suppress(CancelledError):  # The daemon ends while models load.
+                list(loads.map(self._repository.load, models, sources))
             # What lives now lives long: the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
@@ -228,8 +231,12 @@ class StopSignal:
 
     def wait(self) -> None:
         """Wait for the first signal."""
-        self._is_waiting = True
+        self.is_handled()
         self._event.wait()
+
+    def is_handled(self) -> None:
+        """From now on the first signal interrupts nothing."""
+        self._is_waiting = True
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._event.is_set():

@@ -77,7 +77,8 @@ class FrameSocket:
 
     @classmethod
     def inherited(cls, fd: int) -> "FrameSocket":
-        """The end that a parent handed down as descriptor *fd*."""
+        """The end that a parent handed down as descriptor *fd*; our own children do not get it."""
+        os.set_inheritable(fd, False)
         return cls(socket.socket(fileno=fd))
 
     def fileno(self) -> int:

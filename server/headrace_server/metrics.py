@@ -14,10 +14,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from .instances.group import Slot
 from .instances.pool import WorkerPool
 from .instrument import Histogram
 from .repository.model import ModelVersion
 from .repository.repository import Repository
+from .scheduler.scheduler import Scheduler
 
 _LABELS = ("model", "version")
 
@@ -36,6 +38,9 @@ _COUNTERS = (
     ("headrace_batches_retried", "Batches run again after a worker was lost.", "retried"),
     ("headrace_outputs_overflowed", "Batches whose outputs exceeded their slot.", "overflows"),
 )
+
+
+Served = tuple[ModelVersion, Scheduler[Slot]]
 
 
 class Metrics(Collector):
@@ -77,33 +82,33 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as it is now."""
-        models = [model for model in self._repository.models if model.group is not None]
+        models = [(model, queue) for model in self._repository.models if (queue := model.queue)]
         for name, text, field in _HISTOGRAMS:
             family = HistogramMetricFamily(name, text, labels=_LABELS)
-            for model in models:
-                histogram: Histogram = getattr(model.scheduler.instrument, field)
+            for model, queue in models:
+                histogram: Histogram = getattr(queue.instrument, field)
                 family.add_metric(_labels(model), _buckets(histogram), histogram.total)
             yield family
         for name, text, field in _COUNTERS:
             counter = CounterMetricFamily(name, text, labels=_LABELS)
-            for model in models:
-                counter.add_metric(_labels(model), getattr(model.scheduler.instrument, field))
+            for model, queue in models:
+                counter.add_metric(_labels(model), getattr(queue.instrument, field))
             yield counter
         yield self._failures(models)
         yield from self._gauges(models)
 
-    def _failures(self, models: list[ModelVersion]) -> Metric:
+    def _failures(self, models: list[Served]) -> Metric:
         family = CounterMetricFamily(
             "headrace_requests_failed", "Requests ended by an error.", labels=(*_LABELS, "reason")
         )
-        for model in models:
-            for reason, count in dict(model.scheduler.instrument.failed).items():
+        for model, queue in models:
+            for reason, count in dict(queue.instrument.failed).items():
                 family.add_metric((*_labels(model), reason), count)
         for reason, count in dict(self._refused).items():
             family.add_metric(("", "", reason), count)
         return family
 
-    def _gauges(self, models: list[ModelVersion]) -> Iterator[Metric]:
+    def _gauges(self, models: list[Served]) -> Iterator[Metric]:
         rows = GaugeMetricFamily("headrace_queue_rows", "Rows that wait.", labels=_LABELS)
         nbytes = GaugeMetricFamily("headrace_queue_bytes", "Bytes that wait.", labels=_LABELS)
         flying = GaugeMetricFamily(
@@ -112,12 +117,11 @@ class Metrics(Collector):
         instances = GaugeMetricFamily(
             "headrace_instances_up", "Instances that can run a batch.", labels=_LABELS
         )
-        for model in models:
-            scheduler = model.scheduler
+        for model, queue in models:
             labels = _labels(model)
-            rows.add_metric(labels, scheduler.queued_rows)
-            nbytes.add_metric(labels, scheduler.queued_bytes)
-            flying.add_metric(labels, scheduler.in_flight)
+            rows.add_metric(labels, queue.queued_rows)
+            nbytes.add_metric(labels, queue.queued_bytes)
+            flying.add_metric(labels, queue.in_flight)
             instances.add_metric(labels, 0 if model.group is None else model.group.up_count)
         yield from (rows, nbytes, flying, instances)
         arena = GaugeMetricFamily(

@@ -77,6 +77,8 @@ class Service:
             InvalidRequest: The tensors or outputs do not fit it.
         """
         model = self.repository.find(ask.model, ask.version)
+        # First of all: a model that is still loading has no signature to check against.
+        target = model.scheduler
         if max(len(ask.inputs), len(ask.outputs)) > TENSORS_MAX:
             raise InvalidRequest(f"a request has at most {TENSORS_MAX} inputs and outputs")
         for tensor in ask.inputs:
@@ -91,7 +93,7 @@ class Service:
         layouts = tuple(_layout(ask.inputs[index]) for index in order)
         elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
         return Plan(
-            target=model.scheduler,
+            target=target,
             key=model.batch_key(layouts, ask.outputs, is_scalar=not ask.inputs[0].shape),
             rows=rows,
             order=order,

@@ -12,30 +12,47 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 
 from headrace.datatypes import BY_CODE, BYTES
 from headrace.tensors import element_offsets
 
 from ..arena import Region, aligned
-from ..errors import HeadraceError, ResourceExhausted
+from ..errors import HeadraceError, InternalError, ResourceExhausted
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part
 from .worker import LoadedInstance, Worker
 
 # Up to this size a piece is cheaper to join with others than to copy through a view of its own.
 _JOIN_BYTES_MAX = 4096
+# Up to this size a region is taken twice as large as asked for.
+_DOUBLED_BYTES_MAX = 1024 * 1024
 # Up to this size outputs are copied out at once, which frees the slot before answers are encoded.
 DETACH_BYTES_MAX = 256 * 1024
 
 
+_log = structlog.get_logger("headrace")
+
+
 @dataclass(slots=True, eq=False)
 class Slot:
-    """Room for one batch. Whoever took it owns it until it is released."""
+    """Room for one batch. Whoever took it owns it until it is released.
+
+    Attributes:
+        instance: Whose slot it is.
+        inputs: The input side; None before the first batch.
+        outputs: The output side.
+        outputs_bytes_wanted: How large the output side should be.
+        is_taken: Whether someone owns it.
+        loads: How often the instance had been loaded when it was taken.
+    """
 
     instance: "Instance"
     inputs: Region | None = None
     outputs: Region | None = None
     outputs_bytes_wanted: int = 0
+    is_taken: bool = False
+    loads: int = 0
 
 
 class Instance:
@@ -60,9 +77,12 @@ class _Flight:
     def land(self, done: DoneFrame, frame: Frame) -> None:
         """See `worker.Flight`."""
         self._trim()
-        self.on_outcome(
-            self.batch, self.slot, self.group.collect(self.batch, self.slot, done, frame)
-        )
+        try:
+            outcome = self.group.collect(self.batch, self.slot, done, frame)
+        except Exception:  # noqa: BLE001 - such as no descriptor left: the batch must still end.
+            _log.exception("collect_failed")
+            outcome = Outcome(error=InternalError("the outputs could not be read"))
+        self.on_outcome(self.batch, self.slot, outcome)
 
     def crash(self, error: HeadraceError) -> None:
         """See `worker.Flight`."""
@@ -84,9 +104,7 @@ class InstanceGroup:
     def __init__(self, model: tuple[str, str], instances: Sequence[Instance]) -> None:
         self.model = model
         self._instances = list(instances)
-        for instance in self._instances:
-            if instance.loaded.is_up:
-                self.mark_up(instance)
+        self.sync()
 
     @property
     def instances(self) -> Sequence[Instance]:
@@ -104,24 +122,50 @@ class InstanceGroup:
         if not instances:
             return None
         best = instances[0] if len(instances) == 1 else max(instances, key=lambda i: len(i.free))
-        return best.free.pop() if best.free else None
+        if not best.free:
+            return None
+        slot = best.free.pop()
+        slot.is_taken, slot.loads = True, best.loaded.loads
+        return slot
 
     def release(self, slot: Slot) -> None:
         """Hand back a slot; one of an instance that is down comes back with `mark_up`."""
+        slot.is_taken = False
         if slot.instance.loaded.is_up and slot not in slot.instance.free:
             slot.instance.free.append(slot)
 
+    def put_back(self, slot: Slot) -> None:
+        """Hand back a slot whose worker turned out to be gone: it comes back with `mark_up`.
+
+        Free at once only where that has already passed.
+        """
+        if slot.loads != slot.instance.loaded.loads:
+            self.release(slot)
+        else:
+            slot.is_taken = False
+
     def mark_up(self, instance: Instance) -> None:
-        """A worker has the instance loaded, and none of its slots in use."""
-        instance.free = list(instance.slots)
+        """A worker has the instance loaded. Slots that are still owned come back by themselves."""
+        instance.free = [slot for slot in instance.slots if not slot.is_taken]
 
     def mark_down(self, instance: Instance) -> None:
         """The instance's worker is gone."""
         instance.free = []
 
+    def sync(self) -> None:
+        """Mark every instance by what its worker says of it now."""
+        for instance in self._instances:
+            if instance.loaded.is_up:
+                self.mark_up(instance)
+            else:
+                self.mark_down(instance)
+
     def drop(self, instance: Instance) -> None:
         """The instance will not come back."""
         self._instances = [other for other in self._instances if other is not instance]
+        for slot in instance.slots:
+            if not slot.is_taken:
+                _give_all(slot)
 
     def execute(
         self, batch: Batch, slot: Slot, on_outcome: Callable[[Batch, Slot, Outcome], None]
@@ -144,7 +188,8 @@ class InstanceGroup:
             slot.outputs.offset,
             slot.outputs.nbytes,
         )
-        worker.run(run, _Flight(self, batch, slot, on_outcome))
+        flight = _Flight(self, batch, slot, on_outcome)
+        worker.run(run, slot.instance.loaded, slot.loads, flight)
 
     def collect(self, batch: Batch, slot: Slot, done: DoneFrame, frame: Frame) -> Outcome:
         """The outputs of a batch that came back."""
@@ -167,20 +212,10 @@ class InstanceGroup:
             overflowed=bool(frame.fds),
         )
 
-    def close(self) -> None:
-        """Unload every instance and free its slots."""
-        for instance in self._instances:
-            instance.worker.unload(instance.loaded)
-            for slot in instance.slots:
-                for region in (slot.inputs, slot.outputs):
-                    if region is not None:
-                        instance.worker.give_region(region)
-                slot.inputs = slot.outputs = None
-
     def _fit_outputs(self, slot: Slot) -> Region:
         """The output side, larger if wanted and possible: what does not fit travels in a memfd."""
         worker = slot.instance.worker
-        wanted = min(slot.outputs_bytes_wanted, _kept_bytes_max(worker) // 2)
+        wanted = min(slot.outputs_bytes_wanted, _kept_bytes_max(worker))
         try:
             return _fit(worker, slot.outputs, wanted)
         except ResourceExhausted:
@@ -241,19 +276,23 @@ def _fit(worker: Worker, region: Region | None, nbytes: int) -> Region:
     """*region*, or a larger one in its place when it has less than *nbytes*."""
     if region is not None and region.nbytes >= nbytes:
         return region
-    try:
-        # Twice of what is asked: batches grow under load, and untouched pages cost nothing.
-        larger = worker.take_region(2 * nbytes)
-    except ResourceExhausted:
-        larger = worker.take_region(nbytes)
-    if region is not None:
+    # Twice of a small size: batches grow under load. What is large is asked for as it is.
+    larger = worker.take_region(2 * nbytes if nbytes <= _DOUBLED_BYTES_MAX else nbytes)
+    if region is not None and region.nbytes:
         worker.give_region(region)
     return larger
 
 
 def _kept_bytes_max(worker: Worker) -> int:
     """The most that a slot keeps of each side between batches, so that one cannot starve others."""
-    return worker.arena.nbytes // 32
+    return worker.arena.nbytes // 16
+
+
+def _give_all(slot: Slot) -> None:
+    for region in (slot.inputs, slot.outputs):
+        if region is not None and region.nbytes:
+            slot.instance.worker.give_region(region)
+    slot.inputs = slot.outputs = None
 
 
 def _output(ref: TensorRef, memory: memoryview, *, is_copied: bool) -> OutputTensor:
@@ -268,7 +307,8 @@ def _output(ref: TensorRef, memory: memoryview, *, is_copied: bool) -> OutputTen
 
 def _map_all(fds: Sequence[int]) -> memoryview:
     """The memory behind the one descriptor that carries outputs."""
-    memory = memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
-    for fd in fds:
-        os.close(fd)
-    return memory
+    try:
+        return memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
+    finally:
+        for fd in fds:
+            os.close(fd)

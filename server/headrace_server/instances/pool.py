@@ -76,12 +76,22 @@ class WorkerPool:
             worker = self._assign(device, is_own=is_own)
             return worker, worker.load(spec)
 
+    def retire_own(self, worker: Worker) -> None:
+        """End a worker of its own model, which could not be loaded; a shared one stays."""
+        with self._lock:
+            if worker not in self._own:
+                return
+            self._own.remove(worker)
+        worker.close()
+
     def close(self) -> None:
         """End all workers."""
         with self._lock:
             self._is_closing.set()
         self._ended.put(None)
         self._supervisor.join()
+        for worker in self.workers:
+            worker.hang_up()
         for worker in self.workers:
             worker.close()
 

@@ -63,15 +63,16 @@ class Spawner:
             start, future = job
             try:
                 future.set_result(start())
-            except OSError as error:
+            except BaseException as error:  # noqa: BLE001 - the end of this thread would end all children.
                 future.set_exception(error)
 
 
 class Process:
     """One child and our end of its socket.
 
-    Frames arrive on the completions thread, at *on_frame*; the end of the process at *on_end*,
-    once, after its last frame.
+    Once `start_watching` was called, frames arrive on the completions thread, at *on_frame*; the
+    end of the process at *on_end*, once, after its last frame. A process that closed its socket
+    counts as ended; so does one whose own children still hold that socket.
     """
 
     def __init__(
@@ -95,7 +96,13 @@ class Process:
         with theirs:
             self._popen = spawner.spawn(module, arguments, theirs.fileno(), environment or {})
         self.pid = self._popen.pid
-        completions.watch(self._socket.fileno(), self._on_readable)
+        self._pidfd = os.pidfd_open(self.pid)
+        self._is_over = False
+
+    def start_watching(self) -> None:
+        """Begin to call back. Apart from the constructor, so that the caller can note us first."""
+        self._completions.watch(self._socket.fileno(), self._on_readable)
+        self._completions.watch(self._pidfd, self._on_exit)
 
     def send(self, kind: Kind, body: bytes, fds: Sequence[int] = ()) -> None:
         """Send a frame; never waits.
@@ -121,9 +128,13 @@ class Process:
         """Send a JSON frame; see `send`."""
         self.send(kind, json.dumps(body).encode(), fds)
 
-    def stop(self) -> None:
-        """End the process: it sees the end of its socket; what lingers is killed. Waits for it."""
+    def hang_up(self) -> None:
+        """Ask the process to end: it sees the end of its socket."""
         self._socket.shutdown()
+
+    def stop(self) -> None:
+        """End the process, and wait for it; what lingers is killed."""
+        self.hang_up()
         try:
             self._popen.wait(_EXIT_S_MAX)
         except subprocess.TimeoutExpired:
@@ -163,13 +174,31 @@ class Process:
             except ConnectionError:
                 frame = None
             if frame is None:
-                with self._lock:
-                    self._drop_outbox()
-                    self._completions.unwatch(self._socket.fileno())
-                    self._socket.close()
-                self._on_end()
+                self._finish()
                 return
             self._on_frame(frame)
+
+    def _on_exit(self) -> None:
+        """The process is gone, though something may still hold its end of the socket."""
+        while not self._is_over:
+            try:
+                frame = self._socket.recv_nowait()
+            except (BlockingIOError, ConnectionError):
+                frame = None
+            if frame is None:
+                self._finish()
+            else:
+                self._on_frame(frame)
+
+    def _finish(self) -> None:
+        self._is_over = True
+        with self._lock:
+            self._drop_outbox()
+            self._completions.unwatch(self._socket.fileno())
+            self._completions.unwatch(self._pidfd)
+            self._socket.close()
+            os.close(self._pidfd)
+        self._on_end()
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ process ends, whatever is in flight comes back as lost, and a new process loads 
 over the same arena.
 """
 
+import errno
 import itertools
 import threading
 from collections.abc import Callable
@@ -21,6 +22,10 @@ from ..frames import DoneFrame, Frame, Kind, RunFrame
 from .process import Process, Spawner
 
 _MODULE = "headrace_server.worker"
+# What a socket says whose other end is gone, or that was closed because of it.
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF})
+# Processes that may end while they load one instance again; then it is given up.
+_FAILED_RELOADS_MAX = 3
 
 _log = structlog.get_logger("headrace")
 
@@ -44,6 +49,8 @@ class LoadedInstance:
         spec: The LOAD frame, sent again to every new process.
         found: What the worker reported; set once loaded.
         is_up: Whether the worker has it loaded now.
+        loads: How often it was loaded; tells a slot's batch from one of an earlier process.
+        failed_reloads: How many processes ended while they loaded it again, in a row.
         on_change: Told when `is_up` changes after the first load; on the completions thread.
         on_fail: Told why a new process could not load it again; on the completions thread.
     """
@@ -52,6 +59,8 @@ class LoadedInstance:
     spec: dict[str, Any]
     found: Future[dict[str, Any]]
     is_up: bool = False
+    loads: int = 0
+    failed_reloads: int = 0
     on_change: Callable[["LoadedInstance"], None] | None = None
     on_fail: Callable[[str], None] | None = None
 
@@ -116,6 +125,7 @@ class Worker:
         with self._lock:
             self._process = process
             specs = [instance.spec for instance in self._instances.values()]
+        process.start_watching()
         for spec in specs:
             self._send_load(process, spec)
         _log.info("worker_started", worker=self.name, pid=process.pid)
@@ -157,16 +167,19 @@ class Worker:
         """A fresh batch number."""
         return next(self._batches)
 
-    def run(self, run: RunFrame, flight: Flight) -> None:
-        """Send a batch; *flight* hears of its end.
+    def run(self, run: RunFrame, instance: LoadedInstance, loads: int, flight: Flight) -> None:
+        """Send a batch for *instance* as it was when it had been loaded *loads* times.
+
+        *flight* hears of its end.
 
         Raises:
-            InstanceLost: There is no process now; *flight* will hear nothing.
+            InstanceLost: The process it was meant for is gone; *flight* will hear nothing.
+            OSError: The frame cannot be sent, though the process lives; *flight* hears nothing.
         """
         body = run.pack()
         with self._lock:
             process = self._process
-            if process is None:
+            if process is None or not instance.is_up or instance.loads != loads:
                 raise InstanceLost(f"worker {self.name} is being replaced")
             self._flights[run.batch] = flight
         try:
@@ -174,8 +187,10 @@ class Worker:
         except OSError as error:
             with self._lock:
                 is_ours = self._flights.pop(run.batch, None) is not None
-            if is_ours:
+            if is_ours and error.errno in _GONE:
                 raise InstanceLost(f"worker {self.name} is gone") from error
+            if is_ours:
+                raise
 
     def reap(self) -> int:
         """Wait for the process that ended; its exit code. Called by the supervisor."""
@@ -183,6 +198,14 @@ class Worker:
             process = self._process
             self._process = None
         return 0 if process is None else process.kill()
+
+    def hang_up(self) -> None:
+        """Ask the process to end, without waiting for it."""
+        with self._lock:
+            self._is_closing = True
+            process = self._process
+        if process is not None:
+            process.hang_up()
 
     def close(self) -> None:
         """End the process for good and free the arena."""
@@ -225,22 +248,38 @@ class Worker:
                 return
             flights, self._flights = list(self._flights.values()), {}
             instances = list(self._instances.values())
+        # Loads go one after another: the first that was not up again may be the cause.
+        suspect = next((i for i in instances if i.loads and not i.is_up), None)
         for instance in instances:
-            if instance.found.done():
-                self._set_up(instance, is_up=False)
-            else:
-                # Perhaps the cause; loading it again could end every process that follows.
-                self._fail_load(instance.number, "the worker process ended while it loaded")
+            self._note_end(instance)
+        if suspect is not None:
+            suspect.failed_reloads += 1
+            if suspect.failed_reloads >= _FAILED_RELOADS_MAX:
+                self._fail_load(suspect.number, "worker processes ended while they loaded it again")
         for flight in flights:
             flight.crash(InstanceLost(f"worker {self.name} ended while it ran the batch"))
         if not self._is_closing:
             self._on_end(self)
 
+    def _note_end(self, instance: LoadedInstance) -> None:
+        if instance.found.done():
+            self._set_up(instance, is_up=False)
+        else:
+            # Perhaps the cause; loading it again could end every process that follows.
+            self._fail_load(instance.number, "the worker process ended while it loaded")
+
     def _set_up(self, instance: LoadedInstance, *, is_up: bool) -> None:
-        changed = instance.is_up is not is_up
-        instance.is_up = is_up
+        with self._lock:
+            changed = instance.is_up is not is_up
+            instance.is_up = is_up
+            if is_up:
+                instance.loads += 1
+                instance.failed_reloads = 0
         if changed and instance.on_change is not None:
-            instance.on_change(instance)
+            try:
+                instance.on_change(instance)
+            except Exception:  # noqa: BLE001 - the others must still hear of it.
+                _log.exception("on_change_failed", worker=self.name)
 
     def _fail_load(self, number: int, message: str) -> None:
         with self._lock:
@@ -269,6 +308,8 @@ def _send_quietly(process: Process, kind: Kind, body: object) -> None:
 
 
 def _failure(report: dict[str, Any]) -> HeadraceError:
+    if report["type"] == "UnknownInstance":
+        return InstanceLost("the instance was unloaded before the batch reached it")
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
     return ModelFailed(report["type"], report["message"], report["error_id"])

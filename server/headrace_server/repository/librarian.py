@@ -158,6 +158,7 @@ class Librarian:
                     on_frame=self._on_frame,
                     on_end=lambda: self._on_end(process),
                 )
+                process.start_watching()
             return self._process
 
     # On the completions thread.

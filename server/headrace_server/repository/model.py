@@ -73,6 +73,11 @@ class ModelVersion:
         return [instance.worker.name for instance in instances]
 
     @property
+    def queue(self) -> Scheduler[Slot] | None:
+        """Its queue, in whatever state it is; None before it was ready for the first time."""
+        return self._scheduler
+
+    @property
     def scheduler(self) -> Scheduler[Slot]:
         """Its queue.
 

@@ -16,7 +16,7 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature
 
 from ..completions import Completions
-from ..errors import HeadraceError, InvalidRequest, ModelNotFound
+from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound
 from ..instances.group import Instance, InstanceGroup, Slot
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
@@ -73,6 +73,7 @@ class Repository:
         self._device = device
         # Served name -> version -> model; the name's default version stands under "".
         self._models: dict[str, dict[str, ModelVersion]] = {}
+        self._schedulers: tuple[Scheduler[Slot], ...] = ()
         self._lock = threading.Lock()
         self._ready_watchers: list[Callable[[], None]] = []
 
@@ -89,12 +90,7 @@ class Repository:
     @property
     def queued_bytes(self) -> int:
         """Bytes of tensors that wait in all queues."""
-        total = 0
-        for versions in self._models.values():
-            model = versions[""]
-            if model.is_ready:
-                total += model.scheduler.queued_bytes
-        return total
+        return sum(scheduler.queued_bytes for scheduler in self._schedulers)
 
     @property
     def is_ready(self) -> bool:
@@ -176,7 +172,10 @@ class Repository:
             fetched = self._librarian.fetch(source, progress)
             model.flavor = fetched.flavor
             self._start(model, fetched)
-        except HeadraceError as error:
+        except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
+            if not isinstance(error, HeadraceError):
+                _log.exception("load_failed", model=model.name)
+                error = LoadFailed(f"it could not be started: {type(error).__name__}: {error}")
             model.reason = error.message
             model.state = State.FAILED
             _log.error("model_failed", model=model.name, version=model.version, why=model.reason)
@@ -229,6 +228,7 @@ class Repository:
         except HeadraceError:
             for worker, loaded in started:
                 worker.unload(loaded)
+                self._pool.retire_own(worker)
             raise
         found = reports[0]
         signature = found["signature"]
@@ -267,7 +267,11 @@ class Repository:
         )
         for instance in instances:
             self._follow(model, instance, group, scheduler)
+        # A worker may have gone before anyone listened.
+        scheduler.on_instances_change(group.sync)
         model.attach(scheduler, group)
+        with self._lock:
+            self._schedulers = (*self._schedulers, scheduler)
         self._completions.follow(scheduler)
 
     def _follow(

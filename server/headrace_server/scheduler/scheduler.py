@@ -51,6 +51,9 @@ class Instances(Protocol[Slot]):
     def release(self, slot: Slot) -> None:
         """Hand back a slot. Under the scheduler's lock."""
 
+    def put_back(self, slot: Slot) -> None:
+        """Hand back a slot whose worker turned out to be gone. Under the scheduler's lock."""
+
     def execute(
         self, batch: Batch, slot: Slot, on_outcome: Callable[[Batch, Slot, Outcome], None]
     ) -> None:
@@ -134,9 +137,9 @@ class Scheduler(Generic[Slot]):
                 except HeadraceError as error:
                     refused.append((request, error))
             late, ready = self._decide()
+        self._run(ready)
         self._fail_all(late)
         self._fail_all(refused)
-        self._run(ready)
 
     def cancel(self, request: Request) -> None:
         """The caller of *request* left, or its deadline passed: whatever still waits of it leaves.
@@ -157,16 +160,16 @@ class Scheduler(Generic[Slot]):
         """An instant has come for which `expect` was told."""
         with self._lock:
             late, ready = self._decide()
-        self._fail_all(late)
         self._run(ready)
+        self._fail_all(late)
 
     def on_instances_change(self, change: Callable[[], None]) -> None:
         """Apply *change* to the free slots under the lock, then start what can run."""
         with self._lock:
             change()
             late, ready = self._decide()
-        self._fail_all(late)
         self._run(ready)
+        self._fail_all(late)
 
     def close(self, drain_s_max: float) -> bool:
         """Take no more requests, wait for those that are here; whether all were answered in time.
@@ -277,7 +280,7 @@ class Scheduler(Generic[Slot]):
             try:
                 self._instances.execute(batch, slot, self._on_outcome)
             except InstanceLost:
-                ready += self._put_back(batch)
+                ready += self._put_back(batch, slot)
             except HeadraceError as error:
                 ready += self._settle(batch, slot, error)
             except Exception:  # noqa: BLE001 - our own bug must not take the transport's thread along.
@@ -289,29 +292,36 @@ class Scheduler(Generic[Slot]):
             return
         if outcome.is_detached:
             # The next batch goes out before this one's answers are written.
-            self._run(self._release(batch, slot))
+            self._run(self._release(slot))
             self._answer(batch, outcome.outputs)
         else:
             self._answer(batch, outcome.outputs)
-            self._run(self._release(batch, slot))
+            self._run(self._release(slot))
+        self._forget(batch)
         self._note(batch, outcome)
 
-    def _release(self, batch: Batch, slot: Slot) -> list[tuple[Batch, Slot]]:
+    def _release(self, slot: Slot) -> list[tuple[Batch, Slot]]:
         with self._lock:
-            self._in_flight.remove(batch)
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
 
-    def _put_back(self, batch: Batch) -> list[tuple[Batch, Slot]]:
+    def _forget(self, batch: Batch) -> None:
+        """All requests of *batch* have their answers: only now is it no longer in flight."""
+        with self._lock:
+            self._in_flight.remove(batch)
+            if self._is_closed:
+                self._idle.notify_all()
+
+    def _put_back(self, batch: Batch, slot: Slot) -> list[tuple[Batch, Slot]]:
         """A batch could not be sent: it has lost nothing, and waits for another worker.
 
-        Its slot is not released: the next batch would take it and fare the same. It comes back
-        with its instance.
+        Its slot is not free at once: the next batch would take it and fare the same.
         """
         with self._lock:
             self._in_flight.remove(batch)
+            self._instances.put_back(slot)
             self._lost.append((batch, self._clock() + RETRY_S_MAX))
             late, ready = self._decide()
         self._fail_all(late)
@@ -327,14 +337,19 @@ class Scheduler(Generic[Slot]):
         )
         if is_retried:
             self.instrument.retried += 1
-            with self._lock:
-                self._lost.append((batch, self._clock() + RETRY_S_MAX))
         else:
             if isinstance(error, ModelFailed) and len(batch.parts) > 1:
                 error = error.without_text()
             for part in batch.parts:
                 self._fail(part.request, error)
-        return self._release(batch, slot)
+        with self._lock:
+            self._in_flight.remove(batch)
+            if is_retried:
+                self._lost.append((batch, self._clock() + RETRY_S_MAX))
+            self._instances.release(slot)
+            late, ready = self._decide()
+        self._fail_all(late)
+        return ready
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0

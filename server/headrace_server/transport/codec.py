@@ -31,10 +31,11 @@ _MALFORMED = "the message is not a ModelInferRequest"
 
 # Up to this size a copied slice costs less than a view of the message (45 against 140 ns).
 _SLICE_BYTES_MAX = 1024
-# Kept layouts and plans, each; beyond it all are forgotten and learned anew. Longer headers are not
-# kept: a caller must not fill the memory with them.
+# Kept layouts and plans: how many of each, how many bytes of headers together, and how long one may
+# be. Beyond it all are forgotten and learned anew: a caller must not fill the memory with them.
 _KEPT_MAX = 4096
-_KEPT_BYTES_MAX = 16 * 1024
+_KEPT_BYTES_MAX = 64 * 1024 * 1024
+_HEADER_BYTES_MAX = 1024 * 1024
 # Layouts that share a name, a version and a length.
 _SAME_LENGTH_MAX = 8
 
@@ -83,14 +84,28 @@ class Decoder:
         self._generation = -1
         self._layouts: dict[tuple[bytes, int], list[_Layout]] = {}
         self._plans: dict[bytes, Plan] = {}
+        self._kept_bytes = 0
 
     def begin_burst(self) -> None:
         """Forget what was learned if the served models have changed since. Once per burst."""
         generation = self._service.generation
         if generation != self._generation:
             self._generation = generation
-            self._layouts.clear()
-            self._plans.clear()
+            self._forget()
+
+    def _make_room(self, nbytes: int) -> None:
+        """Account for *nbytes* more of headers, forgetting all others where they are too many."""
+        if (
+            max(len(self._layouts), len(self._plans)) >= _KEPT_MAX
+            or self._kept_bytes + nbytes > _KEPT_BYTES_MAX
+        ):
+            self._forget()
+        self._kept_bytes += nbytes
+
+    def _forget(self) -> None:
+        self._layouts.clear()
+        self._plans.clear()
+        self._kept_bytes = 0
 
     def decode(
         self, payload: bytes, reply: Reply, call: object, now: float, deadline_at: float
@@ -158,12 +173,9 @@ class Decoder:
             plan, typed = self._plan(fields)
             if typed is not None:
                 given = typed
-            elif len(fields.shared) > _KEPT_BYTES_MAX:
-                pass
-            elif len(self._plans) < _KEPT_MAX:
+            elif len(fields.shared) <= _HEADER_BYTES_MAX:
+                self._make_room(len(fields.shared))
                 self._plans[fields.shared] = plan
-            else:
-                self._plans.clear()
         _check_bytes(plan, given)
         tensors = [given[index] for index in plan.order]
         if plan.exact:
@@ -222,7 +234,7 @@ class Decoder:
 
     def _learn(self, payload: bytes, fields: Fields, plan: Plan, at: int, begin: int) -> None:
         """Keep the layout of a message whose raw tensors have fixed sizes and stand at its end."""
-        if not fields.raws or -1 in plan.byte_counts or len(fields.shared) > _KEPT_BYTES_MAX:
+        if not fields.raws or -1 in plan.byte_counts or len(fields.shared) > _HEADER_BYTES_MAX:
             return
         first, last = fields.raws[0][0], fields.raws[-1][1]
         header = payload[begin:first]
@@ -241,8 +253,7 @@ class Decoder:
             for i in range(1, len(spots))
         )
         slices = tuple((spots[i][0] - begin, spots[i][1] - begin) for i in plan.order)
-        if len(self._layouts) >= _KEPT_MAX:
-            self._layouts.clear()
+        self._make_room(len(header))
         same = self._layouts.setdefault((payload[:at], len(payload) - begin), [])
         if len(same) < _SAME_LENGTH_MAX:
             same.append(_Layout(header, tags, slices, plan))

@@ -19,7 +19,7 @@ from headrace.oip import open_inference_pb2
 from headrace.signature import TensorSpec
 
 from .. import VERSION
-from ..errors import Draining, HeadraceError
+from ..errors import Draining, HeadraceError, InternalError
 from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
@@ -128,20 +128,26 @@ class GrpcioTransport:
                 future.set_result(result)
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
+        if self._is_draining:
+            error = Draining("the server is about to end: retry elsewhere")
+            self._service.on_failure(error.reason)
+            await context.abort(status_of(error), error.message)
+        now = time.monotonic()
+        left_s = context.time_remaining()
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._decoder.begin_burst()
         try:
-            if self._is_draining:
-                raise Draining("the server is about to end: retry elsewhere")
-            now = time.monotonic()
-            left_s = context.time_remaining()
-            future: asyncio.Future[bytes] = self._loop.create_future()
-            self._decoder.begin_burst()
             plan, request = self._decoder.decode(
                 payload, self, future, now, _INFINITY if left_s is None else now + left_s
             )
+            self._service.submit(plan.target, (request,))
         except HeadraceError as error:
             self._service.on_failure(error.reason)
             await context.abort(status_of(error), error.message)
-        self._service.submit(plan.target, (request,))
+        except Exception:  # noqa: BLE001 - gRPC would tell the caller our exception's text.
+            _log.exception("decode_failed")
+            self._service.on_failure(InternalError.reason)
+            await context.abort(grpc.StatusCode.INTERNAL, "an error of the server's own")
         try:
             return await future
         except asyncio.CancelledError:

@@ -23,6 +23,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 # per call the larger it is.
 _BURST_MAX = 256
 _INFINITY = float("inf")
+_FLUSH_S = 0.25
 
 _log = structlog.get_logger("headrace")
 
@@ -76,7 +77,10 @@ class NativeTransport:
         self._is_draining = True
 
     def close(self) -> None:
-        """Close the listener and every connection."""
+        """Close the listener and every connection, once what was answered is written."""
+        if self._thread.ident is not None:
+            # The front drops what it has not written yet, and offers nothing to wait for.
+            time.sleep(_FLUSH_S)
         self._front.close()
         if self._thread.ident is not None:
             self._thread.join()
@@ -115,7 +119,12 @@ class NativeTransport:
                     _log.exception("decode_failed", call=call)
                     front.fail(call, 13, "an error of the server's own")
             for target, requests in burst.items():
-                self._service.submit(target, requests)
+                try:
+                    self._service.submit(target, requests)
+                except Exception:  # noqa: BLE001 - this thread must outlive any single fault.
+                    _log.exception("submit_failed", requests=len(requests))
+                    for request in requests:
+                        self.fail(request, InternalError("an error of the server's own"))
 
     def _take(
         self,

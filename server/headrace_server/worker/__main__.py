@@ -41,7 +41,11 @@ def serve(frames: FrameSocket) -> None:
         match frame.kind:
             case Kind.RUN:
                 run = RunFrame.unpack(frame.body)
-                instances[run.instance].submit(run)
+                if (instance := instances.get(run.instance)) is not None:
+                    instance.submit(run)
+                else:
+                    lost = {"batch": run.batch, "type": "UnknownInstance"}
+                    frames.send_json(Kind.RUN_FAILED, lost)
             case Kind.ARENA:
                 arena = ArenaView(frame.fds[0], frame.json()["bytes"])
             case Kind.LOAD:
@@ -49,7 +53,8 @@ def serve(frames: FrameSocket) -> None:
                 spec = frame.json()
                 instances[spec["instance"]] = InstanceThread(spec, frames, arena.memory)
             case Kind.UNLOAD:
-                instances.pop(frame.json()["instance"]).close()
+                if (unloaded := instances.pop(frame.json()["instance"], None)) is not None:
+                    unloaded.close()
 
 
 if __name__ == "__main__":

@@ -169,13 +169,15 @@ class InstanceThread:
         try:
             outputs = self._checked(adapter.finish(launched.result), run)
             refs, fds = write_outputs(outputs, self._memory, run.out_offset, run.out_bytes)
+            now_ns = time.monotonic_ns()
+            instants = Instants(
+                launched.received_ns, launched.staged_ns, launched.computed_ns, now_ns
+            )
+            body = DoneFrame(run.batch, instants, refs).pack()
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, error)
             return
-        instants = Instants(
-            launched.received_ns, launched.staged_ns, launched.computed_ns, time.monotonic_ns()
-        )
-        self._frames.send(Kind.DONE, DoneFrame(run.batch, instants, refs).pack(), fds)
+        self._frames.send(Kind.DONE, body, fds)
         for fd in fds:
             os.close(fd)
 

@@ -113,7 +113,8 @@ def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
     if datatype is not BYTES:
         if array.dtype.kind == "M":
             array = array.astype("datetime64[ns]").view(np.int64)
-        return datatype.code, array.shape, array, None
+        # The other byte order is turned around here; everything else stays as it is.
+        return datatype.code, array.shape, array.astype(datatype.wire, copy=False), None
     raw = encode_elements(_elements(array))
     per_row = array.size // array.shape[0] if array.ndim and array.shape[0] else 1
     offsets = np.asarray(element_offsets(raw, array.size), np.uint64)[:: max(per_row, 1)]
