@@ -65,13 +65,14 @@ def test_reflection_knows_the_standards_names_and_the_default_pool_does_not() ->
     script = (
         "import headrace_client, headrace_server.daemon\n"
         "from google.protobuf import descriptor_pool\n"
-        "for find in ('FindServiceByName', 'FindMessageTypeByName'):\n"
-        "    try:\n"
-        "        getattr(descriptor_pool.Default(), find)("
-        "'inference.GRPCInferenceService' if 'Service' in find else 'inference.ModelInferRequest')\n"
-        "    except KeyError:\n"
-        "        continue\n"
-        "    raise SystemExit(find)"
+        "pool = descriptor_pool.Default()\n"
+        "for find in (pool.FindServiceByName, pool.FindMessageTypeByName):\n"
+        "    for name in ('GRPCInferenceService', 'ModelInferRequest'):\n"
+        "        try:\n"
+        "            find('inference.' + name)\n"
+        "        except KeyError:\n"
+        "            continue\n"
+        "        raise SystemExit(name)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
