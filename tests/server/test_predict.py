@@ -192,7 +192,8 @@ def test_large_rows_travel_in_smaller_requests(ask: Any, double: Double) -> None
     answer = json.loads(ask("wide", "rows.npy", npy(rows)))
 
     assert [row["first"] for row in answer] == list(range(25))
-    assert [request.inputs[0].shape[0] for request in double.infer_requests] == [10, 10, 5]
+    sizes = sorted(request.inputs[0].shape[0] for request in double.infer_requests)
+    assert sizes == [5, 10, 10]
 
 
 def test_a_model_frozen_at_some_rows_is_asked_with_as_many(ask: Any, double: Double) -> None:

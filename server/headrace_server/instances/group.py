@@ -250,7 +250,8 @@ def _rows(part: Part, index: int, layout: InputLayout) -> Buffer:
     data = request.tensors[index]
     if part.start == 0 and part.stop == request.rows:
         return data
-    if layout.datatype is not BYTES:
+    # Rows of no elements have no bytes either.
+    if layout.datatype is not BYTES or not data:
         return data[part.start * layout.row_bytes : part.stop * layout.row_bytes]
     if request.row_starts is None:
         request.row_starts = {}

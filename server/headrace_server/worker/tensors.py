@@ -116,8 +116,11 @@ def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
         # The other byte order is turned around here; everything else stays as it is.
         return datatype.code, array.shape, array.astype(datatype.wire, copy=False), None
     raw = encode_elements(_elements(array))
-    per_row = array.size // array.shape[0] if array.ndim and array.shape[0] else 1
-    offsets = np.asarray(element_offsets(raw, array.size), np.uint64)[:: max(per_row, 1)]
+    rows = array.shape[0] if array.ndim else 1
+    if array.size:
+        offsets = np.asarray(element_offsets(raw, array.size), np.uint64)[:: array.size // rows]
+    else:
+        offsets = np.zeros(rows + 1, np.uint64)
     return BYTES.code, array.shape, np.frombuffer(raw, np.uint8), offsets
 
 

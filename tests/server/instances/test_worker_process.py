@@ -1,0 +1,717 @@
+"""Instances in real worker processes: what they answer, and what becomes of them when they end."""
+
+import contextlib
+import gc
+import os
+import pickle
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from doubles import FakeInstances, FakeSlot, RecordingReply, rows_of
+from headrace.datatypes import DATATYPES
+from headrace.signature import Signature, TensorSpec
+from headrace_server.completions import Completions
+from headrace_server.errors import (
+    HeadraceError,
+    InstanceLost,
+    ModelFailed,
+    ResourceExhausted,
+)
+from headrace_server.instances.group import InstanceGroup, Slot
+from headrace_server.instances.pool import WorkerPool
+from headrace_server.instances.process import Spawner
+from headrace_server.repository.librarian import Fetched, Librarian, Resolved
+from headrace_server.repository.model import ModelVersion, State
+from headrace_server.repository.repository import Repository, Wanted
+from headrace_server.settings import ModelSettings
+from headrace_server.types import Batch, BatchKey, InputLayout, Outcome, Part, Request
+from strategies import chained
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_S = 60.0
+
+# What the first number of a row has the model do.
+ECHO = 1.0
+RAISE = 901.0
+EXIT = 902.0  # Ends the process.
+STOP = 903.0  # Calls sys.exit.
+HANG = 904.0  # Says so, and never returns; from the second time on it just answers.
+SWELL = 905.0  # Answers with far more than it was asked.
+TURN = 906.0  # Answers in the other byte order.
+SHRINK = 907.0  # Answers with a row less.
+
+SWOLLEN_BYTES = 1 << 20
+
+SIGNATURE = Signature((TensorSpec("x", "FP64", (-1, 2)),), (TensorSpec("y", "FP64", (-1, 2)),))
+
+
+def scripted(directory: Path) -> object:
+    """A model that does what its rows say; defined in a function, so that its pickle holds it."""
+
+    class Scripted:
+        def predict(self, x: npt.NDArray[np.float64]) -> Any:
+            order = float(x[:, 0].max())
+            if order == 901.0:
+                raise ValueError(f"no such city: {x[0, 1]}")
+            if order == 902.0:
+                os._exit(3)
+            if order == 903.0:
+                sys.exit("the model has had enough")
+            if order == 904.0:
+                self.hang_once()
+            if order == 905.0:
+                return np.zeros((len(x), 1 << 17))
+            if order == 906.0:
+                return x.astype(">f8")
+            return x[1:] if order == 907.0 else x
+
+        def hang_once(self) -> None:
+            marker = directory / "hung"
+            if not marker.exists():
+                marker.touch()
+                # Opening waits until the test reads.
+                with open(directory / "fifo", "wb"):
+                    pass
+                threading.Event().wait()
+
+    return Scripted()
+
+
+def echo() -> object:
+    """A model that returns its input."""
+
+    class Echo:
+        def predict(self, x: object) -> object:
+            return x
+
+    return Echo()
+
+
+class ExitsAtLoad:
+    """A model whose pickle ends the process that opens it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return os._exit, (4,)
+
+
+class Shelf:
+    """A librarian that finds models in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._signatures: dict[str, Signature] = {}
+
+    def put(self, name: str, model: object, signature: Signature) -> None:
+        (self.directory / name).mkdir()
+        self._signatures[name] = signature
+        data = pickle.dumps(model) if isinstance(model, ExitsAtLoad) else cloudpickle.dumps(model)
+        (self.directory / name / "model.pkl").write_bytes(data)
+
+    def fetch(self, source: str, progress: object = None) -> Fetched:
+        config = {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
+        pyfunc = {"predict_fn": "predict"}
+        path, signature = str(self.directory / source), self._signatures[source]
+        return Fetched(path, "", "sklearn", config, pyfunc, signature, None)
+
+
+class Plant:
+    """The daemon's lower half, with models but without transports."""
+
+    def __init__(self, directory: Path, *, arena_bytes_max: int = 64 << 20, **how: Any) -> None:
+        self.directory = directory
+        self.reply = RecordingReply()
+        self.shelf = Shelf(directory)
+        self.spawner = Spawner()
+        self.completions = Completions()
+        self.completions.start()
+        self.pool = WorkerPool(
+            self.spawner,
+            self.completions,
+            arena_bytes_max=arena_bytes_max,
+            cpu_workers_max=1,
+        )
+        self.repository = Repository(
+            cast("Librarian", self.shelf),
+            self.pool,
+            self.completions,
+            settings_of=lambda _: ModelSettings(**how),
+            device="cpu",
+        )
+        self._changed = threading.Condition()
+        self.repository.watch(self._on_change)
+
+    def load(
+        self, name: str, model: object | None = None, signature: Signature = SIGNATURE
+    ) -> ModelVersion:
+        """Serve *model*, or the scripted one, as *name*."""
+        if not (self.directory / "fifo").exists():
+            os.mkfifo(self.directory / "fifo")
+        self.shelf.put(name, model or scripted(self.directory), signature)
+        wanted = Wanted(name, name, Resolved(name, "1", name, ""))
+        announced = self.repository.announce(wanted)
+        self.repository.load(announced, name)
+        return announced
+
+    def request(self, model: ModelVersion, *rows: float) -> Request:
+        """One row for each of *rows*: what the model is to do, and a number."""
+        layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
+        key = model.batch_key((layout,), (), is_scalar=False)
+        data = b"".join(struct.pack("<2d", order, at) for at, order in enumerate(rows))
+        return Request(key, len(rows), [data], self.reply, None, len(data))
+
+    def ask(self, model: ModelVersion, *rows: float) -> dict[str, bytes] | HeadraceError:
+        """Submit one request and wait for its end."""
+        one = self.request(model, *rows)
+        model.scheduler.submit([one])
+        return self.reply.wait_for(one)
+
+    def hang(self, model: ModelVersion) -> Request:
+        """A request that keeps its worker busy when this returns."""
+        one = self.request(model, HANG)
+        model.scheduler.submit([one])
+        self.wait_hung()
+        return one
+
+    def wait_hung(self) -> None:
+        with open(self.directory / "fifo", "rb") as fifo:
+            fifo.read()
+
+    def wait_ready(self, model: ModelVersion) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: model.is_ready, timeout=PATIENCE_S)
+
+    def wait_down(self, model: ModelVersion) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: not model.is_ready, timeout=PATIENCE_S)
+
+    def pid(self) -> int:
+        (worker,) = self.pool.workers
+        assert worker.pid is not None
+        return worker.pid
+
+    def close(self) -> None:
+        self.repository.close(0.0)
+        self.pool.close()
+        self.completions.close()
+        self.spawner.close()
+
+    def _on_change(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    made = Plant(tmp_path)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def planted(directory: Path, **how: Any) -> Iterator[Plant]:
+    made = Plant(directory, **how)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def wait_for_end(pidfd: int) -> None:
+    """Wait until the process behind *pidfd* has ended, whoever its parent is."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    assert poller.poll(PATIENCE_S * 1000), "the process lives on"
+    os.close(pidfd)
+
+
+def echoed(request: Request) -> dict[str, bytes]:
+    return {"y": bytes(request.tensors[0])}
+
+
+# What every kind of instances does: the double's conformance.
+
+
+class Rig(Protocol):
+    """Instances of a model that returns its input, with two slots, and a hand on their worker."""
+
+    instances: "FakeInstances | InstanceGroup"
+    lock: threading.Lock
+    key: BatchKey
+
+    def deliver(self) -> None:
+        """Have what runs come back, where that does not happen by itself."""
+
+    def fail(self) -> tuple[float, Callable[[], None]]:
+        """A row that makes the model raise, and what has it come back."""
+
+    def start_stuck(self, start: Callable[[float], None]) -> None:
+        """Call *start* with a row on which the model stays until its worker is lost."""
+
+    def lose(self) -> None:
+        """End the worker; returns when that was noticed."""
+
+    def revive(self) -> None:
+        """Returns when there is a worker again."""
+
+    def close(self) -> None: ...
+
+
+class FakeRig:
+    def __init__(self, directory: Path) -> None:
+        self.instances = FakeInstances(2)
+        self.lock = threading.Lock()
+        self.key = BatchKey((InputLayout("y", DATATYPES["FP64"], (2,), 16),))
+
+    def deliver(self) -> None:
+        self.instances.land()
+
+    def fail(self) -> tuple[float, Callable[[], None]]:
+        error = ModelFailed("ValueError", "no such city", "abc")
+        return RAISE, lambda: cast("None", self.instances.crash(error))
+
+    def start_stuck(self, start: Callable[[float], None]) -> None:
+        start(HANG)
+
+    def lose(self) -> None:
+        self.instances.lose(self._apply)
+
+    def revive(self) -> None:
+        self._apply(self.instances.mark_up)
+
+    def close(self) -> None:
+        pass
+
+    def _apply(self, change: Callable[[], None]) -> None:
+        with self.lock:
+            change()
+
+
+class ProcessRig:
+    def __init__(self, directory: Path) -> None:
+        self.plant = Plant(directory, slots=2)
+        model = self.plant.load("scripted")
+        assert model.group is not None, model.reason
+        self.instances = model.group
+        self.key = self.plant.request(model, ECHO).key
+        self.lock = threading.Lock()
+        self._changes = threading.Semaphore(0)
+        (self._instance,) = self.instances.instances
+        # In place of the model's scheduler, which has nothing to do.
+        self._instance.loaded.on_change = self._on_change
+
+    def deliver(self) -> None:
+        pass
+
+    def fail(self) -> tuple[float, Callable[[], None]]:
+        return RAISE, self.deliver
+
+    def start_stuck(self, start: Callable[[float], None]) -> None:
+        start(HANG)
+        self.plant.wait_hung()
+
+    def lose(self) -> None:
+        os.kill(self.plant.pid(), signal.SIGKILL)
+        assert self._changes.acquire(timeout=PATIENCE_S)
+
+    def revive(self) -> None:
+        assert self._changes.acquire(timeout=PATIENCE_S)
+
+    def close(self) -> None:
+        self.plant.close()
+
+    def _on_change(self, loaded: Any) -> None:
+        with self.lock:
+            mark = self.instances.mark_up if loaded.is_up else self.instances.mark_down
+            mark(self._instance)
+        self._changes.release()
+
+
+@pytest.fixture(params=[FakeRig, ProcessRig])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    made: Rig = request.param(tmp_path)
+    yield made
+    made.close()
+
+
+class Runs:
+    """Batches on a rig, and what became of them."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.instances: Any = rig.instances
+        self.outcomes: list[tuple[Batch, Outcome]] = []
+        self._heard = threading.Semaphore(0)
+
+    def take(self) -> "FakeSlot | Slot | None":
+        with self.rig.lock:
+            slot: FakeSlot | Slot | None = self.instances.take_nowait()
+            return slot
+
+    def release(self, slot: "FakeSlot | Slot | None") -> None:
+        with self.rig.lock:
+            self.instances.release(slot)
+
+    def batch(self, *rows: list[float]) -> Batch:
+        """A batch of whole requests."""
+        parts = []
+        for each in rows:
+            data = b"".join(struct.pack("<2d", order, at) for at, order in enumerate(each))
+            one = Request(self.rig.key, len(each), [data], RecordingReply(), None)
+            parts.append(Part(one, 0, len(each)))
+        return Batch(self.rig.key, parts, sum(map(len, rows)), 0.0)
+
+    def start(self, batch: Batch, slot: "FakeSlot | Slot | None") -> None:
+        self.instances.execute(batch, slot, self._on_outcome)
+
+    def wait(self) -> Outcome:
+        assert self._heard.acquire(timeout=PATIENCE_S), "no outcome"
+        return self.outcomes[-1][1]
+
+    def _on_outcome(self, batch: Batch, slot: object, outcome: Outcome) -> None:
+        self.outcomes.append((batch, outcome))
+        self._heard.release()
+
+
+@pytest.fixture
+def runs(rig: Rig) -> Runs:
+    return Runs(rig)
+
+
+def test_instances_give_as_many_slots_as_they_have_and_take_them_back(runs: Runs) -> None:
+    slots = [runs.take(), runs.take()]
+    assert None not in slots
+    assert runs.take() is None
+
+    runs.release(slots[0])
+
+    assert runs.take() is slots[0]
+    assert runs.take() is None
+
+
+def test_instances_answer_the_rows_of_every_part_in_their_order(rig: Rig, runs: Runs) -> None:
+    whole = runs.batch([1.0, 2.0], [3.0])
+    large = runs.batch([4.0, 5.0, 6.0, 7.0]).parts[0].request
+    batch = Batch(rig.key, [Part(large, 1, 3), *whole.parts], 5, 0.0, is_split=True)
+
+    runs.start(batch, runs.take())
+    rig.deliver()
+    outputs = runs.wait().outputs
+
+    assert outputs is not None
+    assert outputs.rows == 5
+    (tensor,) = outputs.tensors
+    assert (tensor.name, tensor.datatype.name, tensor.shape) == ("y", "FP64", (5, 2))
+    expected = [
+        *rows_of(large, 0, 1, 3),
+        *rows_of(whole.parts[0].request, 0, 0, 2),
+        *rows_of(whole.parts[1].request, 0, 0, 1),
+    ]
+    assert bytes(tensor.data) == b"".join(expected)
+    assert [bytes(tensor.rows(at, at + 1, 5)) for at in range(5)] == expected
+
+
+def test_instances_report_a_model_that_raises_and_go_on(rig: Rig, runs: Runs) -> None:
+    row, deliver = rig.fail()
+    slot = runs.take()
+    runs.start(runs.batch([row]), slot)
+    deliver()
+    outcome = runs.wait()
+    assert isinstance(outcome.error, ModelFailed)
+    assert outcome.outputs is None
+    runs.release(slot)
+
+    runs.start(runs.batch([ECHO]), runs.take())
+    rig.deliver()
+
+    assert runs.wait().outputs is not None
+
+
+def test_instances_tell_once_of_what_they_lost_and_keep_its_slots_until_they_are_back(
+    rig: Rig, runs: Runs
+) -> None:
+    slots = [runs.take(), runs.take()]
+    rig.start_stuck(lambda row: runs.start(runs.batch([row]), slots[0]))
+
+    rig.lose()
+    outcome = runs.wait()
+
+    assert isinstance(outcome.error, InstanceLost)
+    for slot in slots:
+        runs.release(slot)
+    rig.revive()
+    assert {runs.take(), runs.take()} == set(slots)
+    assert len(runs.outcomes) == 1
+
+
+def test_instances_without_a_worker_refuse_a_batch_and_tell_no_one_later(
+    rig: Rig, runs: Runs
+) -> None:
+    slot = runs.take()
+    rig.lose()
+
+    with pytest.raises(InstanceLost):
+        runs.start(runs.batch([ECHO]), slot)
+    with rig.lock:
+        runs.instances.put_back(slot)
+    assert runs.take() is None
+
+    rig.revive()
+    assert len({runs.take(), runs.take()} - {None}) == 2
+    assert runs.outcomes == []
+
+
+def test_instances_refuse_a_batch_on_a_slot_of_a_worker_that_was_replaced(
+    rig: Rig, runs: Runs
+) -> None:
+    """Whoever took the slot was slow: by now the next worker's batches may lie in the arena."""
+    slot = runs.take()
+    rig.lose()
+    rig.revive()
+    others = {runs.take(), runs.take()}
+    assert slot not in others
+
+    with pytest.raises(InstanceLost):
+        runs.start(runs.batch([ECHO]), slot)
+    with rig.lock:
+        runs.instances.put_back(slot)
+
+    assert runs.take() is slot
+    assert runs.outcomes == []
+
+
+# Workers that end.
+
+
+def test_a_killed_worker_is_replaced_and_its_batch_runs_once_more(plant: Plant) -> None:
+    model = plant.load("scripted")
+    pid = plant.pid()
+    stuck = plant.hang(model)
+
+    os.kill(pid, signal.SIGKILL)
+
+    assert plant.reply.wait_for(stuck) == echoed(stuck)
+    assert plant.pid() != pid
+    assert model.scheduler.instrument.retried == 1
+
+
+def test_a_batch_that_ends_two_workers_tells_its_caller_and_the_next_is_served(
+    plant: Plant,
+) -> None:
+    model = plant.load("scripted")
+
+    assert isinstance(plant.ask(model, EXIT), InstanceLost)
+
+    one = plant.request(model, ECHO)
+    model.scheduler.submit([one])
+    assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_an_idle_worker_that_is_killed_costs_no_request(plant: Plant) -> None:
+    """Whether its end has been noticed when the request comes or not."""
+    model = plant.load("scripted")
+
+    os.kill(plant.pid(), signal.SIGKILL)
+    one = plant.request(model, ECHO)
+    model.scheduler.submit([one])
+
+    assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_model_that_ends_its_worker_at_load_takes_no_other_with_it(plant: Plant) -> None:
+    model = plant.load("scripted")
+
+    bad = plant.load("bad", ExitsAtLoad())
+
+    assert bad.state is State.FAILED
+    assert "ended while it loaded" in bad.reason
+    plant.wait_ready(model)
+    one = plant.request(model, ECHO)
+    model.scheduler.submit([one])
+    assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_model_that_calls_exit_fails_its_batch_and_stays(plant: Plant) -> None:
+    model = plant.load("scripted")
+    pid = plant.pid()
+
+    error = plant.ask(model, STOP)
+
+    assert isinstance(error, ModelFailed)
+    assert "SystemExit" in str(error)
+    assert not isinstance(plant.ask(model, ECHO), HeadraceError)
+    assert plant.pid() == pid
+
+
+# Models that fail, and outputs of all kinds.
+
+
+def test_a_model_that_raises_is_quoted_with_an_error_id_and_goes_on(plant: Plant) -> None:
+    model = plant.load("scripted")
+
+    error = plant.ask(model, RAISE)
+
+    assert isinstance(error, ModelFailed)
+    assert str(error).startswith("ValueError: no such city: 0.0 (error id ")
+    assert not isinstance(plant.ask(model, ECHO), HeadraceError)
+
+
+def test_a_model_that_answers_another_number_of_rows_fails_its_batch(plant: Plant) -> None:
+    model = plant.load("scripted")
+
+    error = plant.ask(model, SHRINK, ECHO)
+
+    assert isinstance(error, ModelFailed)
+    assert "has shape [1, 2] for 2 rows" in str(error)
+
+
+def test_an_answer_in_the_other_byte_order_is_turned_around(plant: Plant) -> None:
+    model = plant.load("scripted")
+    one = plant.request(model, TURN)
+
+    model.scheduler.submit([one])
+
+    assert plant.reply.wait_for(one) == echoed(one)
+
+
+@pytest.mark.parametrize(("inner", "text"), [(0, b""), (1, b"a"), (2, b"ab")])
+def test_texts_are_cut_and_joined_by_rows_however_many_each_row_has(
+    tmp_path: Path, inner: int, text: bytes
+) -> None:
+    wide = (TensorSpec("x", "BYTES", (-1, -1)),), (TensorSpec("y", "BYTES", (-1, -1)),)
+    with planted(tmp_path, rows_max=4) as plant:
+        model = plant.load("echo", echo(), Signature(*wide))
+        layout = InputLayout("x", DATATYPES["BYTES"], (inner,), 0)
+        key = model.batch_key((layout,), (), is_scalar=False)
+        data = chained([text * n for n in range(9 * inner)])
+        one = Request(key, 9, [data], plant.reply, None, len(data))
+
+        model.scheduler.submit([one])
+
+        assert plant.reply.wait_for(one) == {"y": data}
+
+
+def test_outputs_that_exceed_their_slot_come_in_a_memfd_and_the_slot_grows(
+    tmp_path: Path,
+) -> None:
+    with planted(tmp_path, slots=1) as plant:
+        model = plant.load("scripted")
+        numbers = model.scheduler.instrument
+
+        for overflows in (1, 1, 1):
+            answer = plant.ask(model, SWELL)
+            assert answer == {"y": bytes(SWOLLEN_BYTES)}
+            assert numbers.overflows <= overflows
+        assert numbers.overflows == 1
+
+
+def test_outputs_that_exceed_the_arena_still_come(tmp_path: Path) -> None:
+    """Room for them cannot be had, so they always travel in a memfd; the model is served on."""
+    with planted(tmp_path, arena_bytes_max=SWOLLEN_BYTES // 2) as plant:
+        model = plant.load("scripted")
+
+        for _ in range(3):
+            assert plant.ask(model, SWELL) == {"y": bytes(SWOLLEN_BYTES)}
+        one = plant.request(model, ECHO)
+        model.scheduler.submit([one])
+        assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_batch_that_exceeds_the_arena_is_refused_and_the_next_is_served(tmp_path: Path) -> None:
+    rows_max = 1 << 20
+    with planted(
+        tmp_path, arena_bytes_max=1 << 20, rows_max=rows_max, queue_rows_max=rows_max
+    ) as plant:
+        model = plant.load("scripted")
+
+        error = plant.ask(model, *[ECHO] * 100_000)
+
+        assert isinstance(error, ResourceExhausted)
+        assert "arena is full" in str(error)
+        one = plant.request(model, *[ECHO] * 10)
+        model.scheduler.submit([one])
+        assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_batch_may_fill_most_of_the_arena(tmp_path: Path) -> None:
+    rows_max = 1 << 20
+    with planted(
+        tmp_path, arena_bytes_max=8 << 20, rows_max=rows_max, queue_rows_max=rows_max, slots=1
+    ) as plant:
+        model = plant.load("scripted")
+        one = plant.request(model, *[ECHO] * 400_000)
+
+        model.scheduler.submit([one])
+
+        assert plant.reply.wait_for(one) == echoed(one)
+
+
+# The end.
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_closing_leaves_no_process_and_no_memory(tmp_path: Path, is_busy: bool) -> None:
+    plant = Plant(tmp_path)
+    model = plant.load("scripted")
+    pidfd = os.pidfd_open(plant.pid())
+    if is_busy:
+        plant.hang(model)
+
+    plant.close()
+
+    wait_for_end(pidfd)
+    del plant, model
+    gc.collect()
+    held = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()]
+    assert not [target for target in held if target.startswith("/memfd:headrace")]
+
+
+PARENT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+import structlog
+from test_worker_process import Plant
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+plant = Plant(Path(sys.argv[1]))
+model = plant.load("scripted")
+if sys.stdin.readline().strip() == "busy":
+    model.scheduler.submit([plant.request(model, 904.0)])
+print(plant.pid(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_killed_parent_leaves_no_worker(tmp_path: Path, is_busy: bool) -> None:
+    here = Path(__file__)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), str(here.parent), str(here.parents[2])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        print("busy" if is_busy else "idle", file=parent.stdin, flush=True)
+        worker = os.pidfd_open(int(parent.stdout.readline()))
+        if is_busy:
+            with open(tmp_path / "fifo", "rb") as fifo:
+                fifo.read()
+
+        parent.kill()
+        wait_for_end(worker)

@@ -1,0 +1,945 @@
+"""Scheduler: from requests to answers, between a clock, instances and callers that are doubles."""
+
+import itertools
+import math
+import threading
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from doubles import FakeClock, FakeInstances, RecordingReply, rows_of
+from headrace.datatypes import BYTES, DATATYPES
+from headrace_server.errors import (
+    DeadlinePassed,
+    Draining,
+    HeadraceError,
+    InstanceLost,
+    InternalError,
+    ModelFailed,
+    ResourceExhausted,
+)
+from headrace_server.instrument import Instrument
+from headrace_server.scheduler.batcher import Batcher, Limits
+from headrace_server.scheduler.policy import DelayPolicy
+from headrace_server.scheduler.scheduler import RETRY_S_MAX, Scheduler
+from headrace_server.types import BatchKey, InputLayout, Request
+from strategies import chained
+
+NUMBERS = BatchKey((InputLayout("x", DATATYPES["UINT32"], (), 4),))
+TEXTS = BatchKey((InputLayout("text", BYTES, (2,), 0), InputLayout("x", DATATYPES["INT8"], (), 1)))
+
+
+class House:
+    """A scheduler whose surroundings a test plays."""
+
+    def __init__(
+        self,
+        *,
+        slots: int = 1,
+        delay_s: float = 0.0,
+        limits: Limits = Limits(rows_max=4),  # noqa: B008 - a frozen value.
+        is_deterministic: bool = True,
+    ) -> None:
+        self.clock = FakeClock()
+        self.reply = RecordingReply()
+        self.instances = FakeInstances(slots)
+        self.instrument = Instrument()
+        self.scheduler = Scheduler(
+            Batcher(limits, DelayPolicy(delay_s)),
+            self.instances,
+            self.instrument,
+            is_deterministic=is_deterministic,
+            expect=self.clock.expect,
+            clock=self.clock,
+        )
+        self.clock.follow(self.scheduler)
+        self._rows = itertools.count()
+
+    def request(
+        self, rows: int = 1, *, key: BatchKey = NUMBERS, patience_s: float = math.inf
+    ) -> Request:
+        """A request whose every row is like no other."""
+        numbers = [next(self._rows) for _ in range(rows)]
+        if key is TEXTS:
+            texts = [text for n in numbers for text in (b"%d" % n, b"x" * (n % 5))]
+            tensors = [chained(texts), bytes(n % 256 for n in numbers)]
+        else:
+            tensors = [b"".join(n.to_bytes(4, "little") for n in numbers)]
+        now = self.clock.now
+        nbytes = sum(map(len, tensors))
+        return Request(key, rows, tensors, self.reply, None, nbytes, b"", now, now + patience_s)
+
+    def submit(self, *requests: Request) -> None:
+        self.scheduler.submit(requests)
+
+    def submitted(self, rows: int = 1, *, patience_s: float = math.inf) -> Request:
+        one = self.request(rows, patience_s=patience_s)
+        self.submit(one)
+        return one
+
+    def running(self) -> list[list[Request]]:
+        """The requests of each batch in flight."""
+        return [[part.request for part in run.batch.parts] for run in self.instances.running]
+
+    def lose_worker(self) -> None:
+        self.instances.lose(self.scheduler.on_instances_change)
+
+    def bring_worker_back(self) -> None:
+        self.scheduler.on_instances_change(self.instances.mark_up)
+
+    def assert_answered(self, *requests: Request) -> None:
+        for one in requests:
+            assert self.reply.end_of(one) == {
+                layout.name: b"".join(rows_of(one, index, 0, one.rows))
+                for index, layout in enumerate(one.key.inputs)
+            }
+
+    def assert_failed(self, error: type[HeadraceError], *requests: Request) -> None:
+        for one in requests:
+            assert type(self.reply.error_of(one)) is error
+
+    def assert_silent(self, *requests: Request) -> None:
+        for one in requests:
+            assert self.reply.ends[one] == []
+
+
+# From requests to batches.
+
+
+def test_a_request_that_finds_a_free_slot_runs_at_once() -> None:
+    house = House()
+
+    one = house.submitted()
+
+    assert house.running() == [[one]]
+    house.instances.land()
+    house.assert_answered(one)
+
+
+def test_a_batch_is_made_only_when_a_slot_is_free_for_it() -> None:
+    """Late binding: what comes while the slot is busy shares the next batch."""
+    house = House()
+    first = house.submitted()
+    others = [house.submitted() for _ in range(3)]
+    assert house.running() == [[first]]
+
+    house.instances.land()
+
+    assert house.running() == [others]
+    house.instances.land()
+    house.assert_answered(first, *others)
+
+
+def test_the_requests_of_a_burst_share_a_batch() -> None:
+    house = House()
+    burst = [house.request() for _ in range(3)]
+
+    house.submit(*burst)
+
+    assert house.running() == [burst]
+
+
+def test_every_free_slot_takes_a_batch() -> None:
+    house = House(slots=2)
+
+    house.submit(*(house.request(3) for _ in range(3)))
+
+    assert [len(batch) for batch in house.running()] == [1, 1]
+    assert house.scheduler.queued_rows == 3
+    assert house.scheduler.in_flight == 2
+
+
+def test_batches_leave_oldest_first() -> None:
+    house = House()
+    house.submitted()
+    texts = house.request(key=TEXTS)
+    house.submit(texts)
+    house.clock.advance(1.0)
+    number = house.submitted()
+
+    house.instances.land()
+
+    assert house.running() == [[texts]]
+    house.instances.land()
+    assert house.running() == [[number]]
+
+
+def test_a_batch_that_is_not_full_waits_for_the_delay_and_no_longer() -> None:
+    house = House(delay_s=2.0)
+    one = house.submitted()
+    house.clock.advance(1.5)
+    two = house.submitted()
+    assert house.running() == []
+
+    house.clock.advance(0.5)
+
+    assert house.running() == [[one, two]]
+
+
+def test_a_batch_that_fills_up_does_not_wait_for_the_delay() -> None:
+    house = House(delay_s=2.0)
+
+    requests = [house.submitted(2), house.submitted(2)]
+
+    assert house.running() == [requests]
+
+
+def test_outputs_that_lie_in_the_slot_are_answered_before_the_slot_is_used_again() -> None:
+    house = House()
+    first, second = house.submitted(), house.submitted()
+
+    house.instances.land(is_detached=False)
+
+    house.assert_answered(first)
+    assert house.running() == [[second]]
+
+
+def test_a_full_queue_refuses_only_what_does_not_fit() -> None:
+    house = House(limits=Limits(rows_max=4, queue_rows_max=5))
+    house.submitted()
+
+    burst = [house.request(rows) for rows in (3, 3, 2)]
+    house.submit(*burst)
+
+    house.assert_failed(ResourceExhausted, burst[1])
+    house.assert_silent(burst[0], burst[2])
+    assert house.scheduler.queued_rows == 5
+
+
+def test_it_says_what_waits_and_what_runs() -> None:
+    house = House()
+    house.submitted()
+    house.submitted(3)
+
+    assert repr(house.scheduler) == (
+        "<Scheduler <Batcher [3 rows waiting in 1 lines]>, 1 batches in flight>"
+    )
+    assert (house.scheduler.queued_rows, house.scheduler.queued_bytes) == (3, 12)
+
+
+# Deadlines.
+
+
+def test_a_late_request_is_told_at_its_deadline_though_every_slot_is_busy() -> None:
+    house = House()
+    busy = house.submitted()
+    late, patient = house.submitted(patience_s=3.0), house.submitted(patience_s=9.0)
+
+    house.clock.advance(2.75)
+    house.assert_silent(late)
+    house.clock.advance(0.25)
+
+    house.assert_failed(DeadlinePassed, late)
+    house.assert_silent(busy, patient)
+    house.instances.land()
+    assert house.running() == [[patient]]
+
+
+def test_a_request_that_comes_too_late_is_told_at_once() -> None:
+    house = House()
+
+    late = house.submitted(patience_s=0.0)
+
+    house.assert_failed(DeadlinePassed, late)
+    assert house.instances.dispatched == []
+
+
+def test_waiting_for_more_never_costs_a_request_its_deadline() -> None:
+    house = House(delay_s=10.0)
+    slow = house.submitted(4)
+    house.clock.advance(1.0)
+    house.instances.land()
+    house.assert_answered(slow)
+
+    urgent = house.submitted(patience_s=5.0)
+    house.clock.advance(4.0)
+
+    assert house.running() == [[urgent]]
+
+
+def test_the_rest_of_a_split_request_does_not_run_once_it_is_late() -> None:
+    house = House()
+    large = house.submitted(10, patience_s=3.0)
+    house.clock.advance(3.0)
+
+    house.assert_failed(DeadlinePassed, large)
+    house.instances.land()
+
+    assert house.running() == []
+    house.assert_failed(DeadlinePassed, large)
+
+
+# Callers that leave.
+
+
+def test_a_caller_that_leaves_before_the_hand_over_costs_no_run() -> None:
+    house = House()
+    left, stays = house.request(), house.request()
+
+    house.scheduler.cancel(left)
+    house.submit(left, stays)
+
+    assert house.running() == [[stays]]
+    assert house.instrument.failed == {"cancelled": 1}
+
+
+def test_a_caller_that_leaves_while_waiting_costs_no_run() -> None:
+    house = House()
+    house.submitted()
+    left, stays = house.submitted(), house.submitted()
+
+    house.scheduler.cancel(left)
+    house.instances.land()
+
+    assert house.running() == [[stays]]
+    house.assert_silent(left)
+
+
+def test_a_caller_that_leaves_during_the_run_does_not_disturb_its_batch_mates() -> None:
+    house = House()
+    burst = [house.request() for _ in range(3)]
+    house.submit(*burst)
+
+    house.scheduler.cancel(burst[1])
+    house.instances.land()
+
+    house.assert_silent(burst[1])
+    house.assert_answered(burst[0], burst[2])
+
+
+def test_a_caller_that_leaves_after_the_answer_is_told_nothing_more() -> None:
+    house = House()
+    one = house.submitted()
+    house.instances.land()
+
+    house.scheduler.cancel(one)
+
+    house.assert_answered(one)
+
+
+def test_leaving_is_counted_once_and_by_its_reason() -> None:
+    house = House()
+    house.submitted()
+    left, late = house.submitted(), house.request(patience_s=1.0)
+    house.submit(late)
+
+    house.scheduler.cancel(left)
+    house.scheduler.cancel(left)
+    assert house.instrument.failed == {"cancelled": 1}
+
+    # A transport says the same of callers that left and of those whose time is up.
+    house.instances.land()
+    house.clock.now += 1.0
+    house.scheduler.cancel(late)
+    assert house.instrument.failed == {"cancelled": 1, "deadline": 1}
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "left_s", "reason"),
+    [
+        (1.0, 0.0625, "deadline"),
+        (1.0, 0.5, "cancelled"),
+        (100.0, 4.0, "deadline"),
+        (100.0, 6.0, "cancelled"),
+        (math.inf, math.inf, "cancelled"),
+    ],
+)
+def test_a_caller_whose_own_clock_is_a_little_ahead_is_late_too(
+    patience_s: float, left_s: float, reason: str
+) -> None:
+    """gRPC rounds timeouts, so that a caller may leave just before its deadline by our clock."""
+    house = House()
+    one = house.submitted(patience_s=patience_s)
+    if left_s != math.inf:
+        house.clock.advance(patience_s - left_s)
+
+    house.scheduler.cancel(one)
+
+    assert house.instrument.failed == {reason: 1}
+
+
+def test_the_rest_of_a_split_request_leaves_with_its_caller() -> None:
+    house = House()
+    large, small = house.submitted(10), house.submitted()
+
+    house.scheduler.cancel(large)
+    house.instances.land()
+
+    assert house.running() == [[small]]
+    house.instances.land()
+    house.assert_silent(large)
+    house.assert_answered(small)
+
+
+# Workers that are lost.
+
+
+def test_a_batch_that_lost_its_worker_runs_once_more() -> None:
+    house = House()
+    one = house.submitted()
+
+    house.lose_worker()
+    house.assert_silent(one)
+    house.bring_worker_back()
+
+    assert house.running() == [[one]]
+    house.instances.land()
+    house.assert_answered(one)
+    assert house.instrument.retried == 1
+
+
+def test_a_lost_batch_goes_before_what_came_later() -> None:
+    house = House()
+    lost, later = house.submitted(), house.submitted()
+
+    house.lose_worker()
+    house.bring_worker_back()
+
+    assert house.running() == [[lost]]
+    house.instances.land()
+    assert house.running() == [[later]]
+
+
+def test_a_batch_that_costs_a_second_worker_tells_its_callers() -> None:
+    house = House()
+    burst = [house.request() for _ in range(3)]
+    house.submit(*burst)
+
+    for _ in range(2):
+        house.lose_worker()
+        house.bring_worker_back()
+
+    house.assert_failed(InstanceLost, *burst)
+    assert house.running() == []
+
+
+def test_a_model_that_is_not_deterministic_runs_no_batch_twice() -> None:
+    house = House(is_deterministic=False)
+    one = house.submitted()
+
+    house.lose_worker()
+
+    house.assert_failed(InstanceLost, one)
+
+
+def test_a_lost_batch_waits_only_so_long_for_another_worker() -> None:
+    house = House()
+    one = house.submitted()
+    house.lose_worker()
+
+    house.clock.advance(RETRY_S_MAX - 0.5)
+    house.assert_silent(one)
+    house.clock.advance(0.5)
+
+    house.assert_failed(InstanceLost, one)
+    house.bring_worker_back()
+    assert house.running() == []
+
+
+def test_a_request_of_a_lost_batch_is_told_at_its_deadline() -> None:
+    house = House()
+    late, patient = house.request(patience_s=3.0), house.request()
+    house.submit(late, patient)
+    house.lose_worker()
+
+    house.clock.advance(3.0)
+    house.assert_failed(DeadlinePassed, late)
+    house.bring_worker_back()
+
+    assert house.running() == [[patient]]
+    house.instances.land()
+    house.assert_answered(patient)
+
+
+def test_a_lost_batch_that_no_one_waits_for_is_not_run_again() -> None:
+    house = House()
+    one, next_one = house.submitted(), house.submitted()
+    house.lose_worker()
+
+    house.scheduler.cancel(one)
+    house.bring_worker_back()
+
+    assert house.running() == [[next_one]]
+
+
+def test_a_batch_that_could_not_be_sent_has_lost_nothing() -> None:
+    """The worker is dead, but its slots are still on offer: each may be tried, none twice."""
+    house = House(slots=2, is_deterministic=False)
+    house.instances.refusals += [InstanceLost("the worker is gone") for _ in range(2)]
+
+    one = house.submitted()
+    assert not house.instances.refusals
+    house.assert_silent(one)
+    assert house.running() == []
+
+    house.lose_worker()
+    house.bring_worker_back()
+    assert house.running() == [[one]]
+    house.instances.land()
+    house.assert_answered(one)
+    assert house.scheduler.in_flight == 0
+
+
+def test_requests_wait_while_there_is_no_worker() -> None:
+    house = House()
+    house.lose_worker()
+    one = house.submitted()
+
+    house.clock.advance(3600.0)
+    house.assert_silent(one)
+    house.bring_worker_back()
+
+    assert house.running() == [[one]]
+
+
+# Models and arenas that fail.
+
+
+def test_when_the_model_fails_every_request_of_the_batch_is_told() -> None:
+    house = House()
+    burst = [house.request() for _ in range(3)]
+    house.submit(*burst)
+
+    house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "abc"))
+
+    house.assert_failed(ModelFailed, *burst)
+    assert house.instrument.failed == {"model": 3}
+
+
+def test_what_a_model_says_of_one_callers_rows_is_told_to_no_other() -> None:
+    house = House()
+    burst = [house.request(), house.request()]
+    house.submit(*burst)
+    house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "abc"))
+    alone = house.submitted()
+    house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "def"))
+
+    for one in burst:
+        assert str(house.reply.error_of(one)) == "ValueError (error id abc)"
+    assert str(house.reply.error_of(alone)) == "ValueError: no such city: 'Atlantis' (error id def)"
+
+
+def test_a_failed_batch_frees_its_slot() -> None:
+    house = House()
+    house.submitted()
+    waiting = house.submitted()
+
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+
+    assert house.running() == [[waiting]]
+
+
+def test_a_batch_that_does_not_fit_the_arena_tells_its_callers_and_frees_its_slot() -> None:
+    house = House()
+    house.instances.refusals.append(ResourceExhausted("arena is full"))
+
+    refused, next_one = house.submitted(), house.submitted()
+
+    house.assert_failed(ResourceExhausted, refused)
+    assert house.running() == [[next_one]]
+
+
+def test_a_fault_of_our_own_reaches_callers_without_its_text() -> None:
+    house = House()
+    house.instances.refusals.append(KeyError("secret"))
+
+    one = house.submitted()
+
+    house.assert_failed(InternalError, one)
+    assert "secret" not in str(house.reply.error_of(one))
+    assert "error id" in str(house.reply.error_of(one))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ResourceExhausted("too long"), ResourceExhausted), (KeyError("bug"), InternalError)],
+    ids=["of the callers", "of our own"],
+)
+def test_an_answer_that_cannot_be_written_is_an_error_for_its_caller_alone(
+    error: Exception, told: type[HeadraceError]
+) -> None:
+    house = House()
+    burst = [house.request() for _ in range(3)]
+    house.reply.unwritable[burst[1]] = error
+    house.submit(*burst)
+
+    house.instances.land()
+
+    house.assert_answered(burst[0], burst[2])
+    house.assert_failed(told, burst[1])
+    assert house.instrument.answered == 2
+
+
+@pytest.mark.parametrize("ends", ["in answers", "in an error", "refused", "late"])
+def test_a_broken_connection_does_not_disturb_the_others(ends: str) -> None:
+    house = House()
+    busy = house.submitted()
+    burst = [house.request(patience_s=1.0 if ends == "late" else math.inf) for _ in range(3)]
+    house.reply.broken.add(burst[1])
+    house.submit(*burst)
+    if ends == "late":
+        house.clock.advance(1.0)
+        house.assert_failed(DeadlinePassed, burst[0], burst[2])
+    house.instances.land()
+    house.assert_answered(busy)
+    if ends == "refused":
+        house.scheduler.close(0.0)
+        house.assert_failed(Draining, burst[0], burst[2])
+    if ends == "in answers":
+        house.instances.land()
+        house.assert_answered(burst[0], burst[2])
+    if ends == "in an error":
+        house.instances.crash(ModelFailed("ValueError", "", "abc"))
+        house.assert_failed(ModelFailed, burst[0], burst[2])
+        next_one = house.submitted()
+        assert house.running() == [[next_one]]
+
+
+# Requests larger than a batch.
+
+
+@pytest.mark.parametrize("key", [NUMBERS, TEXTS], ids=["numbers", "texts"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_split_request_is_answered_whole_in_whatever_order_its_parts_return(
+    key: BatchKey, order: tuple[int, ...]
+) -> None:
+    house = House(slots=3)
+    large = house.request(10, key=key)
+    house.submit(large)
+    assert [run.batch.rows for run in house.instances.running] == [4, 4, 2]
+
+    parts = list(house.instances.running)
+    for index in order:
+        house.assert_silent(large)
+        house.instances.land(house.instances.running.index(parts[index]))
+
+    house.assert_answered(large)
+
+
+def test_a_part_shares_its_batch_with_other_requests() -> None:
+    house = House()
+    large, small = house.request(6, key=TEXTS), house.request(2, key=TEXTS)
+    house.submit(large, small)
+
+    house.instances.land()
+    assert house.running() == [[large, small]]
+    house.instances.land()
+
+    house.assert_answered(large, small)
+
+
+def test_a_split_request_fails_once_though_two_parts_do() -> None:
+    house = House(slots=2)
+    large = house.submitted(10)
+
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+    house.instances.crash(ModelFailed("ValueError", "", "def"))
+
+    house.assert_failed(ModelFailed, large)
+    assert house.scheduler.queued_rows == 0
+    assert house.running() == []
+
+
+def test_a_part_that_lost_its_worker_runs_again_alone() -> None:
+    house = House(slots=2)
+    large = house.submitted(8)
+    first = house.instances.running[0]
+    house.instances.land(1)
+
+    house.lose_worker()
+    house.bring_worker_back()
+
+    assert [run.batch.parts[0].stop for run in house.instances.running] == [
+        first.batch.parts[0].stop
+    ]
+    house.instances.land()
+    house.assert_answered(large)
+
+
+# The end.
+
+
+def closing(house: House) -> tuple[threading.Thread, list[bool]]:
+    """Close on a thread of its own, which waits when this returns."""
+    results: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: results.append(house.scheduler.close(60.0)), name="closer", daemon=True
+    )
+    thread.start()
+    # It asks for the time before it takes the lock, and under the lock before it waits.
+    for _ in range(2):
+        assert house.clock.asked_by["closer"].acquire(timeout=10.0)
+    return thread, results
+
+
+def test_closing_an_idle_scheduler_is_clean() -> None:
+    assert House().scheduler.close(0.0) is True
+
+
+def test_a_closed_scheduler_refuses_requests() -> None:
+    house = House()
+    house.scheduler.close(0.0)
+
+    one = house.submitted()
+
+    house.assert_failed(Draining, one)
+    assert house.instances.dispatched == []
+
+
+def test_closing_waits_for_what_runs_and_what_waits() -> None:
+    house = House()
+    requests = [house.submitted(3) for _ in range(3)]
+
+    thread, results = closing(house)
+    while house.instances.running:
+        house.instances.land()
+    thread.join(10.0)
+
+    house.assert_answered(*requests)
+    assert results == [True]
+
+
+def test_closing_ends_when_the_last_caller_has_left() -> None:
+    house = House()
+    requests = [house.submitted() for _ in range(2)]
+    house.lose_worker()
+
+    thread, results = closing(house)
+    for one in requests:
+        house.scheduler.cancel(one)
+    thread.join(10.0)
+
+    assert results == [True]
+
+
+def test_closing_ends_when_the_last_request_is_late() -> None:
+    house = House()
+    house.lose_worker()
+    house.submitted(patience_s=1.0)
+
+    thread, results = closing(house)
+    house.clock.advance(1.0)
+    thread.join(10.0)
+
+    assert results == [True]
+
+
+def test_what_is_left_at_the_end_of_draining_is_refused_wherever_it_is() -> None:
+    house = House(slots=2)
+    running = house.submitted()
+    house.instances.refusals.append(InstanceLost("the worker is gone"))
+    lost = house.submitted()
+    waiting = [house.submitted(), house.submitted(9)]
+    assert house.running() == [[running]]
+
+    assert house.scheduler.close(0.0) is False
+
+    house.assert_failed(Draining, lost, running, *waiting)
+
+
+def test_what_comes_back_after_the_end_changes_nothing() -> None:
+    house = House(slots=3)
+    requests = [house.submitted(4) for _ in range(3)]
+    house.scheduler.close(0.0)
+
+    house.instances.land()
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+    house.lose_worker()
+    house.bring_worker_back()
+    house.clock.advance(60.0)
+
+    house.assert_failed(Draining, *requests)
+    assert house.running() == []
+
+
+# Numbers.
+
+
+def test_answers_are_counted_with_their_times() -> None:
+    house = House()
+    house.submit(*(house.request() for _ in range(3)))
+    house.submitted(2)
+    house.clock.advance(2.0)
+    house.instances.land()
+    house.clock.advance(1.0)
+    house.instances.land()
+
+    numbers = house.instrument
+    assert (numbers.answered, numbers.rows, numbers.batches) == (4, 5, 2)
+    assert (numbers.request_s.count, numbers.request_s.total) == (4, 3 * 2.0 + 3.0)
+    assert (numbers.queue_s.count, numbers.queue_s.total) == (4, 2.0)
+    assert (numbers.batch_s.count, numbers.batch_s.total) == (2, 2.0 + 1.0)
+    assert (numbers.batch_rows.count, numbers.batch_rows.total) == (2, 5.0)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_split_request_is_one_answer(order: tuple[int, ...]) -> None:
+    house = House(slots=3)
+    house.submitted(10)
+    parts = list(house.instances.running)
+
+    for index in order:
+        house.clock.advance(1.0)
+        house.instances.land(house.instances.running.index(parts[index]))
+
+    assert house.instrument.answered == 1
+    assert house.instrument.request_s.total == 3.0
+
+
+def test_a_split_request_that_fails_is_no_answer() -> None:
+    house = House(slots=2)
+    house.submitted(6)
+
+    house.instances.land(1)
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+
+    assert house.instrument.answered == 0
+    assert house.instrument.failed == {"model": 1}
+
+
+# Everything at once.
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Whatever happens in whatever order, every request ends once, and rightly."""
+
+    delay_s = 0.0
+    splits = True
+    is_deterministic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House(
+            slots=2,
+            delay_s=self.delay_s,
+            limits=Limits(rows_max=4, queue_rows_max=30, splits=self.splits),
+            is_deterministic=self.is_deterministic,
+        )
+        self.requests: list[Request] = []
+        self.cancelled: set[Request] = set()
+
+    @rule(
+        burst=st.lists(
+            st.tuples(
+                st.sampled_from([NUMBERS, TEXTS]),
+                st.integers(1, 9),
+                st.sampled_from([0.0, 0.5, 2.0, math.inf, math.inf, math.inf]),
+                st.sampled_from(["fine", "fine", "fine", "broken", "left"]),
+            ),
+            max_size=4,
+        )
+    )
+    def submit(self, burst: list[tuple[BatchKey, int, float, str]]) -> None:
+        made = []
+        for key, rows, patience_s, fate in burst:
+            one = self.house.request(rows, key=key, patience_s=patience_s)
+            made.append(one)
+            self.requests.append(one)
+            if fate == "broken":
+                self.house.reply.broken.add(one)
+            if fate == "left":
+                self.cancel_one(one)
+        self.house.submit(*made)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.cancel_one(data.draw(st.sampled_from(self.requests)))
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 15.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.house.clock.advance(seconds)
+
+    @precondition(lambda self: self.house.instances.running)
+    @rule(data=st.data(), is_detached=st.booleans())
+    def land(self, data: st.DataObject, is_detached: bool) -> None:
+        index = data.draw(st.integers(0, len(self.house.instances.running) - 1))
+        self.house.instances.land(index, is_detached=is_detached)
+
+    @precondition(lambda self: self.house.instances.running)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.house.instances.running) - 1))
+        self.house.instances.crash(ModelFailed("ValueError", "why", "abc"), index)
+
+    @rule()
+    def lose_worker(self) -> None:
+        self.house.lose_worker()
+
+    @rule()
+    def bring_worker_back(self) -> None:
+        if not self.house.instances.is_up:
+            self.house.bring_worker_back()
+
+    @rule(
+        error=st.sampled_from(
+            [InstanceLost("gone"), ResourceExhausted("arena is full"), KeyError("bug")]
+        )
+    )
+    def refuse_the_next(self, error: Exception) -> None:
+        self.house.instances.refusals.append(error)
+
+    @invariant()
+    def no_one_waits_beyond_their_deadline(self) -> None:
+        running = set(itertools.chain.from_iterable(self.house.running()))
+        for one in self.requests:
+            if one.deadline_at <= self.house.clock.now and one not in running:
+                assert self.has_ended(one)
+
+    @invariant()
+    def nothing_waits_beside_a_free_slot(self) -> None:
+        if self.delay_s == 0.0 and self.house.instances.free:
+            assert self.house.scheduler.queued_rows == 0
+
+    @invariant()
+    def what_runs_is_counted(self) -> None:
+        assert self.house.scheduler.in_flight == len(self.house.instances.running)
+
+    @invariant()
+    def no_request_ends_twice(self) -> None:
+        assert all(len(ends) <= 1 for ends in self.house.reply.ends.values())
+
+    def teardown(self) -> None:
+        house = self.house
+        house.instances.refusals.clear()
+        house.lose_worker()
+        house.bring_worker_back()
+        house.clock.advance(5.0)
+        while house.instances.running:
+            house.instances.land()
+            house.clock.advance(5.0)
+        assert house.scheduler.close(0.0)
+        assert len(house.instances.free) == len(house.instances.slots)
+        assert (house.scheduler.queued_rows, house.scheduler.queued_bytes) == (0, 0)
+        counted = house.instrument.answered + sum(house.instrument.failed.values())
+        # A caller that leaves after its answer is counted as both.
+        assert len(self.requests) <= counted <= len(self.requests) + len(self.cancelled)
+        for one in self.requests:
+            assert self.has_ended(one)
+            ends = house.reply.ends[one]
+            if ends and not isinstance(ends[0], HeadraceError):
+                house.assert_answered(one)
+
+    def cancel_one(self, one: Request) -> None:
+        self.house.scheduler.cancel(one)
+        self.cancelled.add(one)
+
+    def has_ended(self, one: Request) -> bool:
+        """Told, or no one is there to be told."""
+        is_told = len(self.house.reply.ends[one]) == 1
+        return is_told or one in self.cancelled or one in self.house.reply.broken
+
+
+class DelayedMachine(SchedulerMachine):
+    delay_s = 0.75
+
+
+class WholeMachine(SchedulerMachine):
+    splits = False
+    is_deterministic = False
+
+
+TestPromptly = SchedulerMachine.TestCase
+TestDelayed = DelayedMachine.TestCase
+TestWhole = WholeMachine.TestCase

@@ -1,0 +1,125 @@
+"""Strategies: hypothesis's random datatypes, tensors, signatures, batch keys and requests."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from headrace.datatypes import BYTES, DATATYPES, Datatype
+from headrace.signature import Given, Signature, TensorSpec
+from headrace_server.types import BatchKey, InputLayout, Reply, Request
+
+Array = npt.NDArray[np.generic]
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+datatypes = st.sampled_from(sorted(DATATYPES.values(), key=lambda row: row.code))
+
+
+def shapes(*, min_dims: int = 0, max_dims: int = 3, max_side: int = 4) -> SearchStrategy[Any]:
+    """Shapes, sides of 0 included."""
+    return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=0, max_side=max_side)
+
+
+def elements(datatype: Datatype) -> SearchStrategy[Any]:
+    """Values that *datatype* can hold; NaN and infinities included."""
+    if datatype is BYTES:
+        return st.binary(max_size=9)
+    if datatype.name == "BF16":
+        # The float32 values that BF16 holds, by their bits; encoding makes every NaN a quiet one.
+        bits = st.integers(0, 0xFFFF).map(lambda n: n | 0x40 if n & 0x7FFF > 0x7F80 else n)
+        return bits.map(lambda n: np.array([n << 16], np.uint32).view(np.float32)[0])
+    return hnp.from_dtype(datatype.dtype)
+
+
+@st.composite
+def arrays(
+    draw: DrawFn,
+    datatype: SearchStrategy[Datatype] | Datatype = datatypes,
+    shape: SearchStrategy[tuple[int, ...]] | tuple[int, ...] | None = None,
+) -> tuple[Datatype, Array]:
+    """A datatype and an array that it carries."""
+    if not isinstance(datatype, Datatype):
+        datatype = draw(datatype)
+    if shape is None:
+        shape = shapes()
+    if not isinstance(shape, tuple):
+        shape = draw(shape)
+    count = math.prod(shape)
+    array = np.empty(count, datatype.dtype)
+    array[:] = draw(st.lists(elements(datatype), min_size=count, max_size=count))
+    return datatype, array.reshape(shape)
+
+
+@st.composite
+def specs(draw: DrawFn, name: SearchStrategy[str] = names) -> TensorSpec:
+    """An input of any number of rows: a column, or a tensor with further axes."""
+    datatype = draw(datatypes)
+    if draw(st.booleans()):
+        kind = "string" if datatype is BYTES else "double"
+        return TensorSpec(draw(name), datatype.name, (-1,), kind, draw(st.booleans()))
+    inner = draw(st.lists(st.integers(1, 4) | st.just(-1), max_size=2))
+    return TensorSpec(draw(name), datatype.name, (-1, *inner), optional=draw(st.booleans()))
+
+
+@st.composite
+def signatures(draw: DrawFn, inputs_max: int = 4) -> Signature:
+    """A signature whose first input must be given."""
+    inputs = draw(
+        st.lists(specs(), min_size=1, max_size=inputs_max, unique_by=lambda spec: spec.name)
+    )
+    first = TensorSpec(inputs[0].name, inputs[0].datatype, inputs[0].shape, inputs[0].kind)
+    return Signature((first, *inputs[1:]))
+
+
+@st.composite
+def fitting(draw: DrawFn, signature: Signature, rows: int) -> list[Given]:
+    """Tensors that fit *signature*, in any order, some optional ones left out."""
+    given = []
+    for index, spec in enumerate(signature.inputs):
+        if index and spec.optional and draw(st.booleans()):
+            continue
+        inner = tuple(draw(st.integers(1, 3)) if size == -1 else size for size in spec.shape[1:])
+        if spec.is_column and draw(st.booleans()):
+            inner = (1,)
+        given.append(Given(spec.name, spec.datatype, (rows, *inner)))
+    return draw(st.permutations(given))
+
+
+@st.composite
+def keys(draw: DrawFn, inputs_max: int = 3) -> BatchKey:
+    """A batch key whose rows are never empty."""
+    wanted = draw(st.lists(names, min_size=1, max_size=inputs_max, unique=True))
+    layouts = []
+    for name in wanted:
+        datatype = draw(datatypes)
+        row_shape = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
+        row_bytes = math.prod(row_shape) * datatype.itemsize
+        layouts.append(InputLayout(name, datatype, row_shape, row_bytes))
+    return BatchKey(tuple(layouts))
+
+
+@st.composite
+def requests(draw: DrawFn, key: BatchKey, reply: Reply, rows_max: int = 5) -> Request:
+    """A request of *key* with random bytes."""
+    rows = draw(st.integers(1, rows_max))
+    tensors = [draw(raw_rows(layout, rows)) for layout in key.inputs]
+    return Request(key, rows, tensors, reply, None, sum(map(len, tensors)))
+
+
+def raw_rows(layout: InputLayout, rows: int) -> SearchStrategy[bytes]:
+    """The raw bytes of *rows* rows."""
+    if layout.datatype is not BYTES:
+        return st.binary(min_size=rows * layout.row_bytes, max_size=rows * layout.row_bytes)
+    count = rows * math.prod(layout.row_shape)
+    return st.lists(st.binary(max_size=5), min_size=count, max_size=count).map(chained)
+
+
+def chained(items: Sequence[bytes]) -> bytes:
+    """BYTES elements as they travel, written down a second time."""
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)
