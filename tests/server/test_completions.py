@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
+import structlog
 
 from doubles import FakeClock
 from headrace_server.completions import Completions, Timed
@@ -145,8 +146,8 @@ def test_whoever_has_something_to_write_is_called_until_it_is_written(
     wire.say(b"still heard")
     wire.wait()
     assert not written.is_set()
-    while not written.is_set():
-        wire.theirs.recv(1 << 16)
+    while not wire.theirs.recv(1 << 16).endswith(b"more"):
+        pass
 
     assert wire.heard == [b"still heard"]
     completions.unwatch_writable(wire.ours.fileno())
@@ -157,15 +158,14 @@ def test_an_instant_beyond_all_years_is_waited_for_like_any_other(
     completions: Completions,
 ) -> None:
     """epoll counts milliseconds in an int; a caller may name any deadline."""
-    completions.follow(Alarm(time.monotonic() + 1e12))
-    soon = Alarm(time.monotonic() + 0.001)
-    completions.follow(soon)
+    with structlog.testing.capture_logs() as complaints:
+        completions.follow(Alarm(time.monotonic() + 1e12))
+        for _ in range(3):
+            soon = Alarm(time.monotonic() + 0.001)
+            completions.follow(soon)
+            soon.wait()
 
-    soon.wait()
-
-    later = Alarm(time.monotonic())
-    completions.follow(later)
-    later.wait()
+    assert complaints == []
 
 
 def test_one_callback_may_stop_another_that_is_due_with_it(completions: Completions) -> None:

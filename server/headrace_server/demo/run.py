@@ -254,12 +254,12 @@ def _table(results: list[Result]) -> Table:
         title=f"Held-out rows, one a request, {IN_FLIGHT} in flight",
         caption="served, direct: accuracy through headrace, and of the model called in process",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=0,
         pad_edge=False,
     )
     for column in ("model", "version", "device"):
         table.add_column(column, no_wrap=True)
-    for column in ("rows", "served", "direct", "p50 ms", "p99 ms", "batch rows"):
+    for column in ("rows", "served", "direct", "p50 ms", "p99 ms", "rows a batch"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         table.add_row(

@@ -16,8 +16,6 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from headrace.datatypes import BYTES
-
 from ..errors import (
     Cancelled,
     DeadlinePassed,
@@ -379,7 +377,6 @@ class Scheduler(Generic[Slot]):
                 tensor.datatype,
                 (stop - start, *tensor.shape[1:]),
                 bytes(tensor.rows(start, stop, outputs.rows)),
-                _starts(tensor, start, stop),
             )
             for tensor in outputs.tensors
         )
@@ -444,34 +441,18 @@ def _is_answered(part: Part) -> bool:
 
 
 def _joined(request: Request, model: tuple[str, str]) -> Outputs:
-    """The outputs of a split request from those of its parts, in order of their rows."""
+    """The outputs of a split request from those of its parts, in order of their rows.
+
+    They are answered whole: where the rows of BYTES begin is of no use any more.
+    """
     answers = sorted(request.answers or [], key=lambda answer: answer.start)
     tensors = []
     for same in zip(*(answer.tensors for answer in answers), strict=True):
         first = same[0]
-        starts: list[int] | None = None
-        if first.datatype is BYTES:
-            starts = [0]
-            for tensor in same:
-                base = starts[-1]
-                starts += [base + at for at in (tensor.row_starts or ())[1:]]
-        tensors.append(
-            OutputTensor(
-                first.name,
-                first.datatype,
-                (request.rows, *first.shape[1:]),
-                b"".join(tensor.data for tensor in same),
-                starts,
-            )
-        )
+        shape = (request.rows, *first.shape[1:])
+        data = b"".join(tensor.data for tensor in same)
+        tensors.append(OutputTensor(first.name, first.datatype, shape, data))
     return Outputs(model, tuple(tensors), request.rows)
-
-
-def _starts(tensor: OutputTensor, start: int, stop: int) -> list[int] | None:
-    if tensor.row_starts is None:
-        return None
-    base = tensor.row_starts[start]
-    return [at - base for at in tensor.row_starts[start : stop + 1]]
 
 
 def _our_fault(event: str) -> InternalError:

@@ -1,6 +1,7 @@
 """Instances in real worker processes: what they answer, and what becomes of them when they end."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import pickle
@@ -52,6 +53,7 @@ HANG = 904.0  # Says so, and never returns; from the second time on it just answ
 SWELL = 905.0  # Answers with far more than it was asked.
 TURN = 906.0  # Answers in the other byte order.
 SHRINK = 907.0  # Answers with a row less.
+HOLD = 908.0  # Says so, and never lets another thread of its process run again.
 
 SWOLLEN_BYTES = 1 << 20
 
@@ -72,6 +74,10 @@ def scripted(directory: Path) -> object:
                 sys.exit("the model has had enough")
             if order == 904.0:
                 self.hang_once()
+            if order == 908.0:
+                self.tell()
+                # Unlike CDLL this keeps the interpreter's lock during the call.
+                ctypes.PyDLL(None).pause()
             if order == 905.0:
                 return np.zeros((len(x), 1 << 17))
             if order == 906.0:
@@ -82,10 +88,13 @@ def scripted(directory: Path) -> object:
             marker = directory / "hung"
             if not marker.exists():
                 marker.touch()
-                # Opening waits until the test reads.
-                with open(directory / "fifo", "wb"):
-                    pass
+                self.tell()
                 threading.Event().wait()
+
+        def tell(self) -> None:
+            # Opening waits until the test reads.
+            with open(directory / "fifo", "wb"):
+                pass
 
     return Scripted()
 
@@ -263,6 +272,9 @@ class Rig(Protocol):
     def lose(self) -> None:
         """End the worker; returns when that was noticed."""
 
+    def lose_unnoticed(self) -> Callable[[], None]:
+        """End the worker, without anyone noticing until what is returned is called."""
+
     def revive(self) -> None:
         """Returns when there is a worker again."""
 
@@ -287,6 +299,10 @@ class FakeRig:
 
     def lose(self) -> None:
         self.instances.lose(self._apply)
+
+    def lose_unnoticed(self) -> Callable[[], None]:
+        self.instances.refusals.append(InstanceLost("the worker is gone"))
+        return self.lose
 
     def revive(self) -> None:
         self._apply(self.instances.mark_up)
@@ -325,6 +341,28 @@ class ProcessRig:
     def lose(self) -> None:
         os.kill(self.plant.pid(), signal.SIGKILL)
         assert self._changes.acquire(timeout=PATIENCE_S)
+
+    def lose_unnoticed(self) -> Callable[[], None]:
+        is_held, notices = threading.Event(), threading.Event()
+        bell = os.eventfd(1)
+
+        def hold() -> None:
+            is_held.set()
+            assert notices.wait(PATIENCE_S)
+            self.plant.completions.unwatch(bell)
+            os.close(bell)
+
+        self.plant.completions.watch(bell, hold)
+        assert is_held.wait(PATIENCE_S)
+        pidfd = os.pidfd_open(self.plant.pid())
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        wait_for_end(pidfd)
+
+        def notice() -> None:
+            notices.set()
+            assert self._changes.acquire(timeout=PATIENCE_S)
+
+        return notice
 
     def revive(self) -> None:
         assert self._changes.acquire(timeout=PATIENCE_S)
@@ -470,6 +508,27 @@ def test_instances_without_a_worker_refuse_a_batch_and_tell_no_one_later(
 
     rig.revive()
     assert len({runs.take(), runs.take()} - {None}) == 2
+    assert runs.outcomes == []
+
+
+def test_instances_do_not_offer_a_slot_again_on_which_a_batch_could_not_be_sent(
+    rig: Rig, runs: Runs
+) -> None:
+    """The next batch would fare the same, until the end of the worker is noticed."""
+    slot, other = runs.take(), runs.take()
+    notice = rig.lose_unnoticed()
+
+    with pytest.raises(InstanceLost):
+        runs.start(runs.batch([ECHO]), slot)
+    with rig.lock:
+        runs.instances.put_back(slot)
+    assert runs.take() is None
+
+    notice()
+    rig.revive()
+    assert runs.take() is slot
+    runs.release(other)
+    assert runs.take() is other
     assert runs.outcomes == []
 
 
@@ -689,7 +748,7 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 plant = Plant(Path(sys.argv[1]))
 model = plant.load("scripted")
 if sys.stdin.readline().strip() == "busy":
-    model.scheduler.submit([plant.request(model, 904.0)])
+    model.scheduler.submit([plant.request(model, 908.0)])
 print(plant.pid(), flush=True)
 sys.stdin.readline()
 """
@@ -697,6 +756,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_a_killed_parent_leaves_no_worker(tmp_path: Path, is_busy: bool) -> None:
+    """Not even one that is deep in a call and cannot see that its socket has ended."""
     here = Path(__file__)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path), str(here.parent), str(here.parents[2])],

@@ -371,14 +371,20 @@ def test_unknown_fields_are_skipped() -> None:
         assert request.tensors == [message.inputs[0].raw]
 
 
-def test_of_two_ids_the_last_one_is_echoed_as_protobuf_says() -> None:
-    message = Message((tensor("x", "FP32", (1,)),), id="first")
+@pytest.mark.parametrize("where", ["beside the first", "before the tensors", "at the end"])
+def test_of_two_ids_the_last_one_is_echoed_as_protobuf_says(where: str) -> None:
+    """Also by a decoder that has learned from messages in which both were the same."""
     bench = Bench()
 
-    for payload in (message.payload(), message.payload() + id_field("second")):
-        request = bench.decode(payload)
+    def twice(first: str, second: str) -> bytes:
+        fields = [data for _, data in Message((tensor("x", "FP32", (1,)),), id=first).fields()]
+        at = {"beside the first": 2, "before the tensors": len(fields) - 1, "at the end": 9}[where]
+        return b"".join([*fields[:at], id_field(second), *fields[at:]])
 
-    assert request.id_field == id_field("second")
+    for _ in range(2):
+        assert bench.decode(twice("a", "a")).id_field == id_field("a")
+        assert bench.decode(twice("b", "a")).id_field == id_field("a")
+        assert bench.decode(twice("a", "b")).id_field == id_field("b")
 
 
 # Golden bytes: what stands on the wire, written by hand.
@@ -443,6 +449,20 @@ def test_a_wrong_number_of_bytes_is_refused_with_both(taught: Bench, size: int) 
     assert taught.refusal(changed(bytes(size), chained([b"a", b"b"]))) == (
         f"input 'x': expected 8 bytes for its shape and datatype, got {size}"
     )
+
+
+def test_raw_contents_whose_lengths_only_add_up_are_refused() -> None:
+    """The header and the length of such a message are those of a right one."""
+    right = Message(tuple(tensor(name, "FP32", (2,)) for name in "xyz"))
+    x, y, z = right.inputs
+    wrong = replace(right, inputs=(x, replace(y, raw=bytes(9)), replace(z, raw=bytes(7))))
+    bench = Bench()
+
+    for _ in range(2):
+        assert bench.refusal(wrong.payload()) == (
+            "input 'y': expected 8 bytes for its shape and datatype, got 9"
+        )
+        bench.decode(right.payload())
 
 
 def test_bytes_that_are_cut_are_refused(taught: Bench) -> None:
