@@ -26,8 +26,9 @@ from ..errors import (
     ModelFailed,
 )
 from ..instrument import Instrument
-from ..types import Batch, Outcome, Outputs, OutputTensor, Part, PartAnswer, Request
+from ..types import Batch, Outcome, Outputs, Part, Request
 from .batcher import Batcher, Dispatch
+from .joining import join
 
 # A batch whose worker died waits this long, at most, for an instance that is up (seconds).
 RETRY_S_MAX = 10.0
@@ -359,30 +360,14 @@ class Scheduler(Generic[Slot]):
                     if not batch.is_split or part.stop - part.start == request.rows:
                         request.reply.answer(request, outputs, start, stop)
                     else:
-                        self._join(part, outputs, start, stop)
+                        whole = join(part, outputs, start, stop)
+                        if whole is not None:
+                            request.reply.answer(request, whole, 0, request.rows)
                 except HeadraceError as error:
                     self._fail(request, error)
                 except Exception:  # noqa: BLE001 - one answer must not cost its batch mates theirs.
                     self._fail(request, _our_fault("answer_failed"))
             start = stop
-
-    def _join(self, part: Part, outputs: Outputs, start: int, stop: int) -> None:
-        """Keep the rows of a part until those of all parts of its request are there."""
-        request = part.request
-        if request.answers is None:
-            request.answers = []
-        tensors = tuple(
-            OutputTensor(
-                tensor.name,
-                tensor.datatype,
-                (stop - start, *tensor.shape[1:]),
-                bytes(tensor.rows(start, stop, outputs.rows)),
-            )
-            for tensor in outputs.tensors
-        )
-        request.answers.append(PartAnswer(part.start, part.stop, tensors))
-        if sum(answer.stop - answer.start for answer in request.answers) == request.rows:
-            request.reply.answer(request, _joined(request, outputs.model), 0, request.rows)
 
     def _fail_all(self, ended: Sequence[tuple[Request, HeadraceError]]) -> None:
         for request, error in ended:
@@ -438,21 +423,6 @@ def _is_answered(part: Part) -> bool:
     if part.stop - part.start == request.rows:
         return True
     return sum(answer.stop - answer.start for answer in request.answers or ()) == request.rows
-
-
-def _joined(request: Request, model: tuple[str, str]) -> Outputs:
-    """The outputs of a split request from those of its parts, in order of their rows.
-
-    They are answered whole: where the rows of BYTES begin is of no use any more.
-    """
-    answers = sorted(request.answers or [], key=lambda answer: answer.start)
-    tensors = []
-    for same in zip(*(answer.tensors for answer in answers), strict=True):
-        first = same[0]
-        shape = (request.rows, *first.shape[1:])
-        data = b"".join(tensor.data for tensor in same)
-        tensors.append(OutputTensor(first.name, first.datatype, shape, data))
-    return Outputs(model, tuple(tensors), request.rows)
 
 
 def _our_fault(event: str) -> InternalError:
