@@ -239,27 +239,37 @@ def failures(daemon: Daemon) -> dict[str, int]:
     return {reason: int(float(count)) for reason, count in found(text)}
 
 
+@pytest.fixture
+def wide(tmp_path: Path, cache: Path, store_of_wide_models: list[Path]) -> Iterator[Daemon]:
+    """A daemon with wide models in shared workers, and one in a worker of its own, as `alone`."""
+    named = [f"w{index}={path}" for index, path in enumerate(store_of_wide_models)]
+    alone = ["--set", "alone.worker=own", f"alone={store_of_wide_models[0]}"]
+    running = Daemon(*named, *alone, cwd=tmp_path, cache=cache)
+    running.wait("ready")
+    yield running
+    assert running.stop() == 0
+
+
 def test_a_stopped_worker_holds_up_no_other_model(
-    tmp_path: Path, cache: Path, store_of_wide_models: list[Path]
+    wide: Daemon, store_of_wide_models: list[Path]
 ) -> None:
     """Frames for wide models fill the stopped worker's socket; the daemon must not wait on it."""
-    wide = [f"w{index}={path}" for index, path in enumerate(store_of_wide_models)]
-    running = Daemon("--set", "alone.worker=own", *wide, f"alone={store_of_wide_models[0]}",
-                     cwd=tmp_path, cache=cache)  # fmt: skip
-    running.wait("ready")
     columns = {f"c{k}": np.zeros(1) for k in range(WIDE)}
-    ready = {line["model"]: line["workers"] for line in running.events("model_ready")}
-    pids = {line["worker"]: line["pid"] for line in running.events("worker_started")}
+    ready = {line["model"]: line["workers"] for line in wide.events("model_ready")}
+    pids = {line["worker"]: line["pid"] for line in wide.events("worker_started")}
     stopped = [pid for worker, pid in pids.items() if worker not in ready["alone"]]
-    with Client(running.address, timeout_s=60) as client:
+    with Client(wide.address, timeout_s=60) as client:
         before = client.infer("alone", columns).array
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        held = [client.submit(f"w{k}", columns) for k in range(len(wide)) for _ in range(6)]
+        held = [
+            client.submit(f"w{k}", columns)
+            for k in range(len(store_of_wide_models))
+            for _ in range(6)
+        ]
         try:
             assert client.infer("alone", columns, timeout=20).array.tolist() == before.tolist()
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
         assert all(future.result().array.shape == (1,) for future in held)
-    assert running.stop() == 0

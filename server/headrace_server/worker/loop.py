@@ -211,16 +211,20 @@ class InstanceThread:
 
 
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
-    """The device that was asked for; "auto" is the first GPU for adapters that use one."""
+    """The device that was asked for; "auto" is the first GPU.
+
+    An adapter that cannot use an accelerator gets the CPU, whatever was asked for.
+    """
     name, threads = spec["device"], spec["threads"]
+    if not is_accelerated:
+        return open_device("cpu", threads)
     if name != "auto":
         return open_device(name, threads)
-    if is_accelerated:
-        try:
-            return open_device("cuda:0", threads)
-        except DeviceUnavailable as error:
-            _log("no_gpu", model=spec["name"], why=str(error))
-    return open_device("cpu", threads)
+    try:
+        return open_device("cuda:0", threads)
+    except DeviceUnavailable as error:
+        _log("no_gpu", model=spec["name"], why=str(error))
+        return open_device("cpu", threads)
 
 
 def _report(event: str, error: BaseException, **fields: str) -> None:
