@@ -4,6 +4,7 @@
 """
 
 import filecmp
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,9 @@ def generate(target: Path) -> list[str]:
 
 
 def _protoc(*arguments: str) -> None:
+    # protoc looks for its plugins on the path; they lie beside this interpreter.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
     if protoc.main(["protoc", f"-I{ROOT}", *arguments]) != 0:
         sys.exit("protoc failed")
 
