@@ -23,6 +23,7 @@ from headrace_server.settings import ModelSettings
 from headrace_server.types import (
     Batch,
     InputLayout,
+    Instants,
     Outcome,
     Outputs,
     OutputTensor,
@@ -210,10 +211,13 @@ class FakeInstances:
         self.dispatched.append(batch)
         self.running.append(Run(batch, slot, on_outcome))
 
-    def land(self, index: int = 0, *, is_detached: bool = True) -> Batch:
+    def land(
+        self, index: int = 0, *, is_detached: bool = True, instants: Instants | None = None
+    ) -> Batch:
         """The batch at *index* comes back with its own inputs."""
         run = self.running.pop(index)
-        run.on_outcome(run.batch, run.slot, Outcome(echo(run.batch), is_detached=is_detached))
+        outcome = Outcome(echo(run.batch), instants=instants, is_detached=is_detached)
+        run.on_outcome(run.batch, run.slot, outcome)
         return run.batch
 
     def crash(self, error: HeadraceError, index: int = 0) -> Batch:

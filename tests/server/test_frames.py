@@ -1,6 +1,7 @@
 """Frames: messages and descriptors between processes."""
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -209,6 +210,17 @@ def test_a_peer_that_goes_with_frames_unread_is_a_peer_that_is_gone() -> None:
 
     assert ours.recv() is None
     ours.close()
+
+
+def test_an_end_can_be_waited_for_by_its_descriptor(ends: Ends) -> None:
+    ours, theirs = ends
+    poller = select.poll()
+    poller.register(theirs.fileno(), select.POLLIN)
+    assert poller.poll(0) == []
+
+    ours.send(Kind.HELLO, b"")
+
+    assert poller.poll(0) == [(theirs.fileno(), select.POLLIN)]
 
 
 def test_whoever_does_not_want_to_wait_is_told_that_there_is_nothing(ends: Ends) -> None:

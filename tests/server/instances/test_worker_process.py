@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import mmap
 import os
 import pickle
 import select
@@ -25,8 +26,10 @@ from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.completions import Completions
 from headrace_server.errors import (
+    Draining,
     HeadraceError,
     InstanceLost,
+    InvalidRequest,
     ModelFailed,
     ResourceExhausted,
 )
@@ -614,7 +617,60 @@ def test_a_model_that_calls_exit_fails_its_batch_and_stays(plant: Plant) -> None
     assert plant.pid() == pid
 
 
+def test_a_model_that_does_not_load_fails_with_the_reason(plant: Plant) -> None:
+    model = plant.load("scripted")
+
+    bad = plant.load("bad", lambda: None)
+
+    assert bad.state is State.FAILED
+    assert "'predict'" in bad.reason
+    assert not isinstance(plant.ask(model, ECHO), HeadraceError)
+
+
+def test_a_model_that_does_not_load_again_fails_and_tells_those_who_wait(plant: Plant) -> None:
+    model = plant.load("scripted")
+    stays = plant.load("stays", echo())
+    stuck = plant.hang(model)
+    (plant.directory / "scripted" / "model.pkl").unlink()
+
+    os.kill(plant.pid(), signal.SIGKILL)
+
+    assert isinstance(plant.reply.wait_for(stuck), Draining)
+    plant.wait_ready(stays)
+    assert model.state is State.FAILED
+    assert "model.pkl" in model.reason
+    assert not isinstance(plant.ask(stays, ECHO), HeadraceError)
+
+
+def test_a_model_with_a_worker_of_its_own_takes_no_other_with_it(tmp_path: Path) -> None:
+    with planted(tmp_path, worker="own") as plant:
+        one, other = plant.load("one", echo()), plant.load("other", echo())
+        victim, survivor = plant.pool.workers
+        pid, kept = victim.pid, survivor.pid
+        assert pid is not None
+
+        os.kill(pid, signal.SIGKILL)
+
+        assert not isinstance(plant.ask(one, ECHO), HeadraceError)
+        assert not isinstance(plant.ask(other, ECHO), HeadraceError)
+        assert victim.pid != pid
+        assert survivor.pid == kept
+
+
 # Models that fail, and outputs of all kinds.
+
+
+def test_an_output_that_the_model_turns_out_not_to_have_is_the_callers_fault(
+    plant: Plant,
+) -> None:
+    model = plant.load("scripted")
+    layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
+    key = model.batch_key((layout,), ("z",), is_scalar=False)
+    one = Request(key, 1, [bytes(16)], plant.reply, None, 16)
+
+    model.scheduler.submit([one])
+
+    assert isinstance(plant.reply.wait_for(one), InvalidRequest)
 
 
 def test_a_model_that_raises_is_quoted_with_an_error_id_and_goes_on(plant: Plant) -> None:
@@ -686,6 +742,20 @@ def test_outputs_that_exceed_the_arena_still_come(tmp_path: Path) -> None:
         one = plant.request(model, ECHO)
         model.scheduler.submit([one])
         assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_outputs_come_though_their_side_of_the_slot_could_not_be_had(plant: Plant) -> None:
+    """Where other slots have taken the arena, they travel in a memfd."""
+    model = plant.load("scripted")
+    (worker,) = plant.pool.workers
+    pages = worker.arena.nbytes // mmap.PAGESIZE
+    worker.take_region((pages - 1) * mmap.PAGESIZE)
+    one = plant.request(model, ECHO)
+
+    model.scheduler.submit([one])
+
+    assert plant.reply.wait_for(one) == echoed(one)
+    assert model.scheduler.instrument.overflows == 1
 
 
 def test_a_batch_that_exceeds_the_arena_is_refused_and_the_next_is_served(tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_the_queue_takes_exactly_the_bytes_it_is_allowed() -> None:
     assert waiting.nbytes == 100
 
 
+def test_a_request_that_no_empty_queue_could_take_is_told_so() -> None:
+    """It should not be sent again: waiting does not help."""
+    waiting = batcher(limits=Limits(queue_rows_max=10))
+
+    with pytest.raises(ResourceExhausted) as caught:
+        waiting.submit(request(11))
+
+    assert str(caught.value) == "the request has 11 rows, queue_rows_max is 10"
+
+
 def test_a_refused_request_leaves_no_trace() -> None:
     waiting = batcher(request(3), limits=Limits(queue_rows_max=3))
     refused = request(1, of=key(), deadline=1.0)

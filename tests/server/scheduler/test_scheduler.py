@@ -23,7 +23,7 @@ from headrace_server.instrument import Instrument
 from headrace_server.scheduler.batcher import Batcher, Limits
 from headrace_server.scheduler.policy import DelayPolicy
 from headrace_server.scheduler.scheduler import RETRY_S_MAX, Scheduler
-from headrace_server.types import BatchKey, InputLayout, Request
+from headrace_server.types import BatchKey, InputLayout, Instants, Request
 from strategies import chained
 
 NUMBERS = BatchKey((InputLayout("x", DATATYPES["UINT32"], (), 4),))
@@ -771,6 +771,17 @@ def test_answers_are_counted_with_their_times() -> None:
     assert (numbers.queue_s.count, numbers.queue_s.total) == (4, 2.0)
     assert (numbers.batch_s.count, numbers.batch_s.total) == (2, 2.0 + 1.0)
     assert (numbers.batch_rows.count, numbers.batch_rows.total) == (2, 5.0)
+
+
+def test_the_frameworks_own_time_is_counted_apart() -> None:
+    house = House()
+    house.submitted()
+
+    second_ns = 1_000_000_000
+    house.instances.land(instants=Instants(0, second_ns, 3 * second_ns, 9 * second_ns))
+
+    assert house.instrument.compute_s.count == 1
+    assert house.instrument.compute_s.total == 2.0
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -722,6 +722,21 @@ def test_half_precision_has_no_typed_form(datatype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "INT8"])
+def test_a_tensor_without_any_contents_lacks_its_bytes(datatype: str) -> None:
+    message = Message((tensor("x", datatype, (2,)),)).proto()
+    del message.raw_input_contents[:]
+
+    assert "bytes for its shape and datatype, got 0" in Bench().refusal(message.SerializeToString())
+
+
+def test_typed_contents_of_a_datatype_that_there_is_not_are_refused() -> None:
+    message = ModelInferRequest.FromString(typed("FP32", [1.0]))
+    message.inputs[0].datatype = "FLOAT"
+
+    assert "input 'x': unknown datatype 'FLOAT'" in Bench().refusal(message.SerializeToString())
+
+
 def test_elements_in_another_datatypes_field_are_refused() -> None:
     assert Bench().refusal(typed("INT8", [1], int64_contents=[1])) == (
         "input 'x': INT8 belongs in int_contents, got int64_contents"
@@ -887,6 +902,18 @@ def test_an_output_without_a_row_axis_is_answered_whole() -> None:
 
         assert [list(head.shape) for head in response.outputs] == [[3], []]
         assert list(response.raw_output_contents) == [mean.data, loss.data]
+
+
+def test_answers_of_ever_new_kinds_are_still_written() -> None:
+    """Models whose outputs have ever new shapes must not fill the memory, nor lose an answer."""
+    encoder = Encoder()
+    for size in (*range(1, 5000), 1):
+        data = bytes(size)
+        tensor = OutputTensor("y", DATATYPES["UINT8"], (1, size), data)
+
+        response = answered(encoder, Outputs(("m", "1"), (tensor,), 1), 0, 1, "")
+
+        assert list(response.outputs[0].shape) == [1, size]
 
 
 def test_answers_of_one_kind_and_different_rows_do_not_mix() -> None:
