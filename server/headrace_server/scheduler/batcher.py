@@ -94,11 +94,12 @@ class Batcher:
             ResourceExhausted: It would exceed the bounds of the queue. Nothing changed.
         """
         limits = self.limits
-        if request.rows > limits.queue_rows_max:
-            raise ResourceExhausted(
-                f"the request has {request.rows} rows, queue_rows_max is {limits.queue_rows_max}"
-            )
         if self.rows + request.rows > limits.queue_rows_max:
+            if request.rows > limits.queue_rows_max:
+                raise ResourceExhausted(
+                    f"the request has {request.rows} rows, queue_rows_max is "
+                    f"{limits.queue_rows_max}"
+                )
             raise ResourceExhausted(
                 f"queue is full: {self.rows} rows wait, {request.rows} more would exceed "
                 f"queue_rows_max = {limits.queue_rows_max}"
