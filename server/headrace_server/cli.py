@@ -12,6 +12,14 @@ from . import VERSION
 from .errors import UsageError
 
 
+class Transport(enum.Enum):
+    """Which listener takes calls."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GRPCIO = "grpcio"
+
+
 class Output(enum.Enum):
     """How `predict` prints."""
 
@@ -65,6 +73,10 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port of /metrics; 0 for any.")
     ] = 8002,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    transport: Annotated[
+        Transport,
+        typer.Option(help="Listener; auto is native on loopback, else grpcio, which can do TLS."),
+    ] = Transport.AUTO,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME.SETTING=VALUE", help="As in iris.rows_max=8."),
@@ -92,6 +104,7 @@ def serve(
         port=port,
         metrics_port=metrics_port,
         device=check_device(device),
+        transport=transport.value,
         cache_dir=default_cache_dir(),
         overrides=parse_overrides(overrides or ()),
     )

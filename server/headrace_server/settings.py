@@ -30,6 +30,7 @@ class ModelSettings(BaseModel):
         instances: Copies of the model, each with a thread of its own.
         method: The method to call instead of the one MLflow's predict_fn names.
         deterministic: Whether a batch may run again after its worker was lost.
+        exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
         device: Where it computes; empty for the server's own setting.
         worker: "shared", or "own" for a process of its own.
     """
@@ -44,6 +45,7 @@ class ModelSettings(BaseModel):
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     method: str = ""
     deterministic: bool = True
+    exec_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
     device: Annotated[str, Field(pattern=r"^((auto|cpu|cuda(:[0-9]+)?))?$")] = ""
     worker: Literal["shared", "own"] = "shared"
 
@@ -65,6 +67,8 @@ class ServerSettings:
         queue_bytes_max: Bytes of tensors that may wait in the whole daemon.
         arena_bytes_max: Shared memory per worker.
         cache_dir: Where fetched models are kept.
+        drain_delay_s: Seconds between reporting NOT_SERVING and refusing requests, once asked to end.
+        drain_s: Seconds that accepted requests may take then, at most.
         overrides: Settings per model name, from `--set`.
     """
 
@@ -80,6 +84,8 @@ class ServerSettings:
     queue_bytes_max: int = 1 << 30
     arena_bytes_max: int = 1 << 30
     cache_dir: str = ""
+    drain_delay_s: float = 0.0
+    drain_s: float = 30.0
     overrides: tuple[tuple[str, str, str], ...] = ()
 
     def for_model(self, name: str) -> ModelSettings:
