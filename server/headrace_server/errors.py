@@ -7,6 +7,7 @@
       ModelLoading                 UNAVAILABLE          retry later
       Draining                     UNAVAILABLE          retry elsewhere
       InstanceLost                 UNAVAILABLE          the worker died, twice; retry
+      RequestEndsWorkers           INTERNAL             alone in its batch, it ended two workers
       RegistryUnavailable          UNAVAILABLE          the registry does not answer; retry
       LoadFailed                   FAILED_PRECONDITION  a model cannot be loaded, and why
       ResourceExhausted            RESOURCE_EXHAUSTED   queue, message or arena is full
@@ -80,10 +81,24 @@ class Draining(HeadraceError):
 
 
 class InstanceLost(HeadraceError):
-    """The worker that ran the batch died or stopped answering; running it again is safe."""
+    """The worker that had the batch died or stopped answering; running it again is safe.
+
+    Attributes:
+        is_suspect: Whether the batch may be why: its instance was at work on it.
+    """
 
     code = "UNAVAILABLE"
     reason = "worker_lost"
+
+    def __init__(self, text: str, *, is_suspect: bool = True) -> None:
+        super().__init__(text)
+        self.is_suspect = is_suspect
+
+
+class RequestEndsWorkers(HeadraceError):
+    """A request that was alone in its batch ended its worker, or hung it, each time it was run."""
+
+    reason = "ends_workers"
 
 
 class RegistryUnavailable(HeadraceError):

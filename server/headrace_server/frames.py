@@ -60,6 +60,11 @@ class Frame:
         """The body as JSON."""
         return json.loads(self.body)
 
+    def close(self) -> None:
+        """Close the descriptors, of a frame that no one takes."""
+        for fd in self.fds:
+            os.close(fd)
+
 
 class FrameSocket:
     """A SEQPACKET socket that speaks frames. Sending is safe from several threads."""

@@ -67,7 +67,7 @@ class ServerSettings:
         queue_bytes_max: Bytes of tensors that may wait in the whole daemon.
         arena_bytes_max: Shared memory per worker.
         cache_dir: Where fetched models are kept.
-        drain_delay_s: Seconds between reporting NOT_SERVING and refusing requests, once asked to end.
+        drain_delay_s: Seconds from reporting NOT_SERVING to refusing requests, at the end.
         drain_s: Seconds that accepted requests may take then, at most.
         overrides: Settings per model name, from `--set`.
     """

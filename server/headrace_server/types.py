@@ -145,7 +145,9 @@ class Batch:
         rows: Their sum.
         closed_at: When it was made (seconds, monotonic clock).
         is_split: Whether a part is less than its whole request.
-        losses: How many workers died while they ran it.
+        losses: How many workers died while they were at work on it.
+        moves: How many workers died while they had it, at work on it or not.
+        retry_until: When waiting for another worker ends; infinity while it waits for none.
     """
 
     key: BatchKey
@@ -154,6 +156,8 @@ class Batch:
     closed_at: float
     is_split: bool = False
     losses: int = 0
+    moves: int = 0
+    retry_until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """InstanceGroup: the instances of one model version, their slots, and a batch's way through one.
 
 A slot is room for one batch in an instance's arena: an input side that the daemon writes and an
-output side that the worker writes. `take`, `release`, `mark_up` and `mark_down` belong to the
+output side that the worker writes. `take`, `release`, `put_back` and `mark` belong to the
 scheduler and are called under its lock; `execute` runs outside it, on a slot that is taken.
 """
 
@@ -116,6 +116,19 @@ class InstanceGroup:
         """Instances that are up."""
         return sum(instance.loaded.is_up for instance in self._instances)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether an instance is up whose worker does not end again and again."""
+        return any(one.loaded.is_up and not one.worker.crash_loop for one in self._instances)
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready; empty while it is."""
+        if self.is_ready:
+            return ""
+        loops = [one.worker.crash_loop for one in self._instances if one.worker.crash_loop]
+        return loops[0] if loops else "its worker ended and is being replaced"
+
     def take_nowait(self) -> Slot | None:
         """A free slot, of the instance that has most of them; None when all are busy."""
         instances = self._instances
@@ -129,13 +142,13 @@ class InstanceGroup:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Hand back a slot; one of an instance that is down comes back with `mark_up`."""
+        """Hand back a slot; one of an instance that is down comes back with `mark`."""
         slot.is_taken = False
         if slot.instance.loaded.is_up and slot not in slot.instance.free:
             slot.instance.free.append(slot)
 
     def put_back(self, slot: Slot) -> None:
-        """Hand back a slot whose worker turned out to be gone: it comes back with `mark_up`.
+        """Hand back a slot whose worker turned out to be gone: it comes back with `mark`.
 
         Free at once only where that has already passed.
         """
@@ -144,21 +157,18 @@ class InstanceGroup:
         else:
             slot.is_taken = False
 
-    def mark_up(self, instance: Instance) -> None:
-        """A worker has the instance loaded. Slots that are still owned come back by themselves."""
-        instance.free = [slot for slot in instance.slots if not slot.is_taken]
+    def mark(self, instance: Instance) -> None:
+        """Free the slots of an instance that its worker has loaded, and take those of another away.
 
-    def mark_down(self, instance: Instance) -> None:
-        """The instance's worker is gone."""
-        instance.free = []
+        Slots that are still owned come back by themselves.
+        """
+        is_up = instance.loaded.is_up
+        instance.free = [slot for slot in instance.slots if is_up and not slot.is_taken]
 
     def sync(self) -> None:
         """Mark every instance by what its worker says of it now."""
         for instance in self._instances:
-            if instance.loaded.is_up:
-                self.mark_up(instance)
-            else:
-                self.mark_down(instance)
+            self.mark(instance)
 
     def drop(self, instance: Instance) -> None:
         """The instance will not come back."""
@@ -278,7 +288,10 @@ def _fit(worker: Worker, region: Region | None, nbytes: int) -> Region:
     if region is not None and region.nbytes >= nbytes:
         return region
     # Twice of a small size: batches grow under load. What is large is asked for as it is.
-    larger = worker.take_region(2 * nbytes if nbytes <= _DOUBLED_BYTES_MAX else nbytes)
+    try:
+        larger = worker.take_region(2 * nbytes if nbytes <= _DOUBLED_BYTES_MAX else nbytes)
+    except ResourceExhausted:
+        larger = worker.take_region(nbytes)
     if region is not None and region.nbytes:
         worker.give_region(region)
     return larger

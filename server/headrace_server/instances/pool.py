@@ -1,30 +1,19 @@
-"""Pool: which worker a model instance goes to, and the replacement of workers that end.
+"""Pool: which worker a model instance goes to.
 
 Workers are shared: one per accelerator, and on the CPU at most one per core, the emptiest first. A
 model may ask for a worker of its own.
 """
 
-import math
 import os
-import queue
 import threading
-import time
 from collections import defaultdict
-from heapq import heappop, heappush
 from typing import Any
-
-import structlog
 
 from ..completions import Completions
 from ..errors import LoadFailed
 from .process import Spawner
+from .supervisor import SETTLED_S, Supervisor
 from .worker import LoadedInstance, Worker
-
-# A worker that ends again within this time is replaced after a growing delay.
-_SETTLED_S = 60.0
-_DELAY_S_MAX = 30.0
-
-_log = structlog.get_logger("headrace")
 
 
 class WorkerPool:
@@ -37,6 +26,7 @@ class WorkerPool:
         *,
         arena_bytes_max: int,
         cpu_workers_max: int | None = None,
+        settled_s: float = SETTLED_S,
     ) -> None:
         self._spawner = spawner
         self._completions = completions
@@ -47,10 +37,8 @@ class WorkerPool:
         self._shared: defaultdict[str, list[Worker]] = defaultdict(list)
         self._own: list[Worker] = []
         self._started = 0
-        self._ended: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
-        self._is_closing = threading.Event()
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
-        self._supervisor.start()
+        self._is_closing = False
+        self._supervisor = Supervisor(settled_s=settled_s)
 
     @property
     def workers(self) -> list[Worker]:
@@ -71,7 +59,7 @@ class WorkerPool:
             LoadFailed: The pool is closed.
         """
         with self._lock:
-            if self._is_closing.is_set():
+            if self._is_closing:
                 raise LoadFailed("the server is ending")
             worker = self._assign(device, is_own=is_own)
             return worker, worker.load(spec)
@@ -82,18 +70,17 @@ class WorkerPool:
             if worker not in self._own:
                 return
             self._own.remove(worker)
-        worker.close()
+        self._close(worker)
 
     def close(self) -> None:
         """End all workers."""
         with self._lock:
-            self._is_closing.set()
-        self._ended.put(None)
-        self._supervisor.join()
+            self._is_closing = True
+        self._supervisor.close()
         for worker in self.workers:
             worker.hang_up()
         for worker in self.workers:
-            worker.close()
+            self._close(worker)
 
     def _assign(self, device: str, *, is_own: bool) -> Worker:
         if is_own:
@@ -116,43 +103,15 @@ class WorkerPool:
             self._completions,
             arena_bytes_max=self._arena_bytes_max,
             environment=_thread_limits(self.threads_per_call),
-            on_end=self._ended.put,
+            on_end=self._supervisor.note_end,
         )
+        self._completions.follow(worker)
         worker.start()
         return worker
 
-    def _supervise(self) -> None:
-        """Replace workers that ended, each after a delay of its own."""
-        delays_s: dict[Worker, float] = {}
-        replaced_at: dict[Worker, float] = {}
-        due: list[tuple[float, int, Worker]] = []
-        while not self._is_closing.is_set():
-            ended = self._next_ended(due[0][0] if due else math.inf)
-            now = time.monotonic()
-            if ended is not None:
-                code = ended.reap()
-                settled = now - replaced_at.get(ended, -_SETTLED_S) >= _SETTLED_S
-                delay_s = 0.0 if settled else min(delays_s[ended] * 2 or 0.5, _DELAY_S_MAX)
-                delays_s[ended] = delay_s
-                _log.error("worker_ended", worker=ended.name, exit_code=code, delay_s=delay_s)
-                heappush(due, (now + delay_s, id(ended), ended))
-            while due and due[0][0] <= now and not self._is_closing.is_set():
-                worker = heappop(due)[2]
-                replaced_at[worker] = now
-                try:
-                    worker.start()
-                except OSError as error:
-                    _log.error("worker_not_started", worker=worker.name, why=str(error))
-                    heappush(due, (now + _DELAY_S_MAX, id(worker), worker))
-
-    def _next_ended(self, until: float) -> Worker | None:
-        """The next worker that ended; None when *until* has come, or the pool closes."""
-        try:
-            if until == math.inf:
-                return self._ended.get()
-            return self._ended.get(timeout=max(until - time.monotonic(), 0.0))
-        except queue.Empty:
-            return None
+    def _close(self, worker: Worker) -> None:
+        self._completions.unfollow(worker)
+        worker.close()
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -140,6 +140,10 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def end_now(self) -> None:
+        """Kill the process without waiting for it; its end is told as any other."""
+        self._popen.kill()
+
     def kill(self) -> int:
         """Kill the process if it still runs, and wait; its exit code."""
         self._popen.kill()

@@ -2,12 +2,15 @@
 
 It owns the arena, knows which batches are in flight and which instances were loaded. When the
 process ends, whatever is in flight comes back as lost, and a new process loads the same instances
-over the same arena.
+over the same arena. A process that works on one batch for longer than its model allows counts as
+hung, and is ended.
 """
 
 import errno
 import itertools
+import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from ..arena import Arena, Region
 from ..completions import Completions
 from ..errors import HeadraceError, InstanceLost, InvalidRequest, LoadFailed, ModelFailed
 from ..frames import DoneFrame, Frame, Kind, RunFrame
+from .flights import Flights
 from .process import Process, Spawner
 
 _MODULE = "headrace_server.worker"
@@ -64,9 +68,21 @@ class LoadedInstance:
     on_change: Callable[["LoadedInstance"], None] | None = None
     on_fail: Callable[[str], None] | None = None
 
+    @property
+    def exec_s_max(self) -> float:
+        """How long it may work on one batch (seconds)."""
+        ms: int = self.spec["exec_ms_max"]
+        return ms / 1e3
+
 
 class Worker:
-    """One worker. Methods may be called from any thread unless they say otherwise."""
+    """One worker. Methods may be called from any thread unless they say otherwise.
+
+    Attributes:
+        name: Its name in logs and metrics.
+        arena: The memory that it shares with the daemon; survives its processes.
+        crash_loop: Why it counts as ending again and again; empty while it does not.
+    """
 
     def __init__(
         self,
@@ -80,6 +96,7 @@ class Worker:
     ) -> None:
         self.name = name
         self.arena = Arena(arena_bytes_max)
+        self.crash_loop = ""
         self._spawner = spawner
         self._completions = completions
         self._environment = environment
@@ -89,8 +106,10 @@ class Worker:
         # Guards everything below and the arena's regions; held for a few lines, never over I/O.
         self._lock = threading.Lock()
         self._instances: dict[int, LoadedInstance] = {}
-        self._flights: dict[int, Flight] = {}
+        self._flights: Flights[LoadedInstance, Flight] = Flights(lambda one: one.exec_s_max)
         self._process: Process | None = None
+        # Whose batch has run for too long, once the process was told to end over it.
+        self._hung: LoadedInstance | None = None
         self._is_closing = False
 
     def __repr__(self) -> str:
@@ -103,12 +122,24 @@ class Worker:
         return None if process is None else process.pid
 
     @property
+    def wake_at(self) -> float:
+        """When to look whether a batch has run for too long; see `completions.Timed`."""
+        return self._flights.wake_at
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is about to end for good."""
+        return self._is_closing
+
+    @property
     def instance_count(self) -> int:
         """Instances assigned to it."""
         return len(self._instances)
 
     def start(self) -> None:
         """Spawn a process and have it load all instances. Never called twice at once.
+
+        A worker that was closed meanwhile stays so.
 
         Raises:
             OSError: No process can be spawned.
@@ -123,9 +154,15 @@ class Worker:
         )
         process.send_json(Kind.ARENA, {"bytes": self.arena.nbytes}, (self.arena.fd,))
         with self._lock:
-            self._process = process
+            is_wanted = not self._is_closing
+            if is_wanted:
+                self._process = process
+                self._hung = None
             specs = [instance.spec for instance in self._instances.values()]
         process.start_watching()
+        if not is_wanted:
+            process.stop()
+            return
         for spec in specs:
             self._send_load(process, spec)
         _log.info("worker_started", worker=self.name, pid=process.pid)
@@ -181,12 +218,13 @@ class Worker:
             process = self._process
             if process is None or not instance.is_up or instance.loads != loads:
                 raise InstanceLost(f"worker {self.name} is being replaced")
-            self._flights[run.batch] = flight
+            is_earlier = self._flights.add(run.batch, instance, flight, time.monotonic())
+        if is_earlier:
+            self._completions.expect(self.wake_at)
         try:
             process.send(Kind.RUN, body)
         except OSError as error:
-            with self._lock:
-                is_ours = self._flights.pop(run.batch, None) is not None
+            is_ours = self._take_flight(run.batch, time.monotonic()) is not None
             if is_ours and error.errno in _GONE:
                 raise InstanceLost(f"worker {self.name} is gone") from error
             if is_ours:
@@ -220,33 +258,69 @@ class Worker:
             self._fail_load(instance.number, "the server is ending")
         self.arena.close()
 
+    def set_crash_loop(self, why: str) -> None:
+        """Note why the process counts as ending again and again; an empty text: no longer."""
+        self.crash_loop = why
+        with self._lock:
+            instances = list(self._instances.values())
+        for instance in instances:
+            self._tell(instance)
+
     # On the completions thread.
 
+    def on_time(self, now: float) -> None:
+        """Look for a batch that has run for too long; see `completions.Timed`."""
+        with self._lock:
+            hung, process = self._flights.overdue(now), self._process
+            if hung is None or process is None or self._hung is not None:
+                return
+            self._hung = hung
+        _log.error(
+            "worker_hung",
+            worker=self.name,
+            pid=process.pid,
+            model=hung.spec["name"],
+            exec_ms_max=hung.spec["exec_ms_max"],
+        )
+        process.end_now()
+
     def _on_frame(self, frame: Frame) -> None:
+        try:
+            done = DoneFrame.unpack(frame.body) if frame.kind == Kind.DONE else None
+            report = frame.json() if done is None else {}
+        except (struct.error, ValueError):
+            # Half a frame: nothing that follows can be trusted, and its batch must not wait on.
+            _log.exception("malformed_frame", worker=self.name, kind=frame.kind)
+            frame.close()
+            if self._process is not None:
+                self._process.end_now()
+            return
+        if done is not None:
+            flight = self._take_flight(done.batch, done.instants.finished / 1e9)
+            if flight is not None:
+                flight.land(done, frame)
+            else:
+                frame.close()
+            return
         match frame.kind:
-            case Kind.DONE:
-                done = DoneFrame.unpack(frame.body)
-                if (flight := self._flights.pop(done.batch, None)) is not None:
-                    flight.land(done, frame)
             case Kind.RUN_FAILED:
-                report = frame.json()
-                if (flight := self._flights.pop(report["batch"], None)) is not None:
+                flight = self._take_flight(report["batch"], time.monotonic())
+                if flight is not None:
                     flight.crash(_failure(report))
             case Kind.LOADED:
-                report = frame.json()
                 if (instance := self._instances.get(report["instance"])) is not None:
                     self._set_up(instance, is_up=True)
                     if not instance.found.done():
                         instance.found.set_result(report)
             case Kind.LOAD_FAILED:
-                report = frame.json()
                 self._fail_load(report["instance"], report["message"])
 
     def _on_process_end(self, process: Process) -> None:
         with self._lock:
             if process is not self._process:
                 return
-            flights, self._flights = list(self._flights.values()), {}
+            hung = self._hung
+            flights = self._flights.clear(hung)
             instances = list(self._instances.values())
         # Loads go one after another: the first that was not up again may be the cause.
         suspect = next((i for i in instances if i.loads and not i.is_up), None)
@@ -256,8 +330,11 @@ class Worker:
             suspect.failed_reloads += 1
             if suspect.failed_reloads >= _FAILED_RELOADS_MAX:
                 self._fail_load(suspect.number, "worker processes ended while they loaded it again")
-        for flight in flights:
-            flight.crash(InstanceLost(f"worker {self.name} ended while it ran the batch"))
+        for flight, is_suspect in flights:
+            why = f"worker {self.name} ended while it had the batch"
+            if is_suspect and hung is not None:
+                why = f"the batch did not end within exec_ms_max = {hung.spec['exec_ms_max']}"
+            flight.crash(InstanceLost(why, is_suspect=is_suspect))
         if not self._is_closing:
             self._on_end(self)
 
@@ -275,11 +352,20 @@ class Worker:
             if is_up:
                 instance.loads += 1
                 instance.failed_reloads = 0
-        if changed and instance.on_change is not None:
+        if changed:
+            self._tell(instance)
+
+    def _tell(self, instance: LoadedInstance) -> None:
+        if instance.on_change is not None:
             try:
                 instance.on_change(instance)
             except Exception:  # noqa: BLE001 - the others must still hear of it.
                 _log.exception("on_change_failed", worker=self.name)
+
+    def _take_flight(self, batch: int, at: float) -> Flight | None:
+        """The flight of *batch*, which ended at that instant; None where no one waits for it."""
+        with self._lock:
+            return self._flights.take(batch, at)
 
     def _fail_load(self, number: int, message: str) -> None:
         with self._lock:

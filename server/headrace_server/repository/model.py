@@ -63,8 +63,22 @@ class ModelVersion:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request would be run now: loaded, with an instance that is up."""
-        return self.state is State.READY and self.group is not None and self.group.up_count > 0
+        """Whether a request would be run now: loaded, with an instance that is up and stays so."""
+        return self.state is State.READY and self.group is not None and self.group.is_ready
+
+    @property
+    def shown_state(self) -> State:
+        """Its state for the repository index: one that cannot run requests now is unavailable."""
+        if self.state is State.READY and not self.is_ready:
+            return State.FAILED
+        return self.state
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot run requests; empty while nothing is wrong."""
+        if self.state is State.READY and self.group is not None:
+            return self.group.trouble
+        return self.reason
 
     @property
     def worker_names(self) -> list[str]:

@@ -217,6 +217,7 @@ class Repository:
             "signature": None if fetched.signature is None else fetched.signature.to_json(),
             "example": fetched.example,
             "method": settings.method,
+            "exec_ms_max": settings.exec_ms_max,
             "device": device,
             "threads": self._pool.threads_per_call,
         }
@@ -283,9 +284,8 @@ class Repository:
     ) -> None:
         """Have the scheduler know when the instance's worker goes and comes back, or does not."""
 
-        def on_change(loaded: LoadedInstance) -> None:
-            mark = group.mark_up if loaded.is_up else group.mark_down
-            scheduler.on_instances_change(lambda: mark(instance))
+        def on_change(_loaded: LoadedInstance) -> None:
+            scheduler.on_instances_change(lambda: group.mark(instance))
             self._changed()
 
         def on_fail(why: str) -> None:

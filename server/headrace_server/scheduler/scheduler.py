@@ -24,6 +24,7 @@ from ..errors import (
     InstanceLost,
     InternalError,
     ModelFailed,
+    RequestEndsWorkers,
 )
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
@@ -32,8 +33,10 @@ from .joining import join
 
 # A batch whose worker died waits this long, at most, for an instance that is up (seconds).
 RETRY_S_MAX = 10.0
-# How many workers one batch may cost before its requests are told.
+# How many workers one batch may cost before its requests are told, and how many may end for other
+# reasons while they have it.
 _LOSSES_MAX = 2
+_MOVES_MAX = 5
 
 _log = structlog.get_logger("headrace")
 
@@ -91,8 +94,8 @@ class Scheduler(Generic[Slot]):
         self._clock = clock
         # Guards the batcher, the free slots and everything below. Never held over I/O.
         self._lock = threading.Lock()
-        # Batches that lost their worker, with the instant at which waiting for another one ends.
-        self._lost: deque[tuple[Batch, float]] = deque()
+        # Batches that lost their worker and wait for another one.
+        self._lost: deque[Batch] = deque()
         self._in_flight: set[Batch] = set()
         self._is_closed = False
         self._idle = threading.Condition(self._lock)
@@ -183,7 +186,7 @@ class Scheduler(Generic[Slot]):
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            batches = [*self._in_flight, *(batch for batch, _ in self._lost)]
+            batches = [*self._in_flight, *self._lost]
             self._lost.clear()
             left = [part.request for batch in batches for part in batch.parts]
             left += self._batcher.drain()
@@ -197,7 +200,7 @@ class Scheduler(Generic[Slot]):
     def _is_idle(self) -> bool:
         """Whether no caller waits and nothing runs."""
         is_lost_open = any(
-            not part.request.is_cancelled for batch, _ in self._lost for part in batch.parts
+            not part.request.is_cancelled for batch in self._lost for part in batch.parts
         )
         return not (self._batcher.rows or self._in_flight or is_lost_open)
 
@@ -217,7 +220,7 @@ class Scheduler(Generic[Slot]):
             if slot is None:
                 break
             if self._lost:
-                ready.append((self._lost.popleft()[0], slot))
+                ready.append((self._lost.popleft(), slot))
                 continue
             action = self._batcher.next_action(now)
             if isinstance(action, Dispatch):
@@ -235,8 +238,8 @@ class Scheduler(Generic[Slot]):
     def _give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
         """Who has waited long enough for another worker; lost batches keep the others' rows."""
         late: list[tuple[Request, HeadraceError]] = []
-        lost: deque[tuple[Batch, float]] = deque()
-        for batch, until in self._lost:
+        lost: deque[Batch] = deque()
+        for batch in self._lost:
             open_parts = []
             for part in batch.parts:
                 if part.request.is_cancelled:
@@ -244,14 +247,14 @@ class Scheduler(Generic[Slot]):
                 if part.request.deadline_at <= now:
                     error = DeadlinePassed("the deadline passed while the request waited")
                     late.append((part.request, error))
-                elif until <= now:
+                elif batch.retry_until <= now:
                     why = "the worker was lost and no other was ready in time: retry"
                     late.append((part.request, InstanceLost(why)))
                 else:
                     open_parts.append(part)
             if open_parts:
                 rows = sum(part.stop - part.start for part in open_parts)
-                lost.append((replace(batch, parts=open_parts, rows=rows), until))
+                lost.append(replace(batch, parts=open_parts, rows=rows))
         self._lost = lost
         return late
 
@@ -259,8 +262,8 @@ class Scheduler(Generic[Slot]):
         """When someone who waits for another worker has waited long enough."""
         return min(
             (
-                min(until, *(part.request.deadline_at for part in batch.parts))
-                for batch, until in self._lost
+                min(batch.retry_until, *(part.request.deadline_at for part in batch.parts))
+                for batch in self._lost
             ),
             default=math.inf,
         )
@@ -321,22 +324,21 @@ class Scheduler(Generic[Slot]):
         with self._lock:
             self._in_flight.remove(batch)
             self._instances.put_back(slot)
-            self._lost.append((batch, self._clock() + RETRY_S_MAX))
+            # Put back twice in a row, it goes on waiting as long as it would have.
+            batch.retry_until = min(batch.retry_until, self._clock() + RETRY_S_MAX)
+            self._lost.append(batch)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
 
     def _settle(self, batch: Batch, slot: Slot, error: HeadraceError) -> list[tuple[Batch, Slot]]:
         """A batch has no outputs: it waits for another instance, or its requests are told."""
-        batch.losses += isinstance(error, InstanceLost)
-        is_retried = (
-            isinstance(error, InstanceLost)
-            and batch.losses < _LOSSES_MAX
-            and self._is_deterministic
-        )
+        is_retried = isinstance(error, InstanceLost) and self._may_run_again(batch, error)
         if is_retried:
             self.instrument.retried += 1
         else:
+            if isinstance(error, InstanceLost) and batch.losses >= _LOSSES_MAX:
+                error = _told_if_alone(batch, error)
             if isinstance(error, ModelFailed) and len(batch.parts) > 1:
                 error = error.without_text()
             for part in batch.parts:
@@ -344,11 +346,18 @@ class Scheduler(Generic[Slot]):
         with self._lock:
             self._in_flight.remove(batch)
             if is_retried:
-                self._lost.append((batch, self._clock() + RETRY_S_MAX))
+                batch.retry_until = self._clock() + RETRY_S_MAX
+                self._lost.append(batch)
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
+
+    def _may_run_again(self, batch: Batch, error: InstanceLost) -> bool:
+        """Count one more worker that *batch* lost; whether it may have another."""
+        batch.losses += error.is_suspect
+        batch.moves += 1
+        return batch.losses < _LOSSES_MAX and batch.moves < _MOVES_MAX and self._is_deterministic
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0
@@ -423,6 +432,20 @@ def _is_answered(part: Part) -> bool:
     if part.stop - part.start == request.rows:
         return True
     return sum(answer.stop - answer.start for answer in request.answers or ()) == request.rows
+
+
+def _told_if_alone(batch: Batch, error: InstanceLost) -> HeadraceError:
+    """What the requests of a batch that cost several workers are told.
+
+    The guilty one is known where it was alone; several may try again.
+    """
+    if len(batch.parts) > 1:
+        return error
+    error_id = f"{time.monotonic_ns():x}"
+    _log.error("request_ends_workers", error_id=error_id, rows=batch.rows, why=str(error))
+    return RequestEndsWorkers(
+        f"the request was run {batch.losses} times, alone; each time {error} (error id {error_id})"
+    )
 
 
 def _our_fault(event: str) -> InternalError:

@@ -215,8 +215,8 @@ class InferenceServicer:
                 response.models.add(
                     name=model.name,
                     version=model.version,
-                    state=model.state.value,
-                    reason=model.reason,
+                    state=model.shown_state.value,
+                    reason=model.trouble,
                 )
         return response
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -31,11 +32,13 @@ from headrace_server.errors import (
     InstanceLost,
     InvalidRequest,
     ModelFailed,
+    RequestEndsWorkers,
     ResourceExhausted,
 )
 from headrace_server.instances.group import InstanceGroup, Slot
 from headrace_server.instances.pool import WorkerPool
 from headrace_server.instances.process import Spawner
+from headrace_server.instances.supervisor import SETTLED_S
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
 from headrace_server.repository.model import ModelVersion, State
 from headrace_server.repository.repository import Repository, Wanted
@@ -57,6 +60,8 @@ SWELL = 905.0  # Answers with far more than it was asked.
 TURN = 906.0  # Answers in the other byte order.
 SHRINK = 907.0  # Answers with a row less.
 HOLD = 908.0  # Says so, and never lets another thread of its process run again.
+FREEZE = 909.0  # Never returns, whenever it is asked.
+GARBLE = 910.0  # Sends half a frame over its worker's socket, and never returns.
 
 SWOLLEN_BYTES = 1 << 20
 
@@ -81,6 +86,10 @@ def scripted(directory: Path) -> object:
                 self.tell()
                 # Unlike CDLL this keeps the interpreter's lock during the call.
                 ctypes.PyDLL(None).pause()
+            if order == 909.0:
+                threading.Event().wait()
+            if order == 910.0:
+                self.garble()
             if order == 905.0:
                 return np.zeros((len(x), 1 << 17))
             if order == 906.0:
@@ -93,6 +102,13 @@ def scripted(directory: Path) -> object:
                 marker.touch()
                 self.tell()
                 threading.Event().wait()
+
+        def garble(self) -> None:
+            """The head of a DONE frame, and a body that breaks off."""
+            for name in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(OSError):
+                    socket.socket(fileno=os.dup(int(name))).send(bytes([13, 0, 1, 2, 3]))
+            threading.Event().wait()
 
         def tell(self) -> None:
             # Opening waits until the test reads.
@@ -142,7 +158,14 @@ class Shelf:
 class Plant:
     """The daemon's lower half, with models but without transports."""
 
-    def __init__(self, directory: Path, *, arena_bytes_max: int = 64 << 20, **how: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        arena_bytes_max: int = 64 << 20,
+        settled_s: float = SETTLED_S,
+        **how: Any,
+    ) -> None:
         self.directory = directory
         self.reply = RecordingReply()
         self.shelf = Shelf(directory)
@@ -154,6 +177,7 @@ class Plant:
             self.completions,
             arena_bytes_max=arena_bytes_max,
             cpu_workers_max=1,
+            settled_s=settled_s,
         )
         self.repository = Repository(
             cast("Librarian", self.shelf),
@@ -202,12 +226,21 @@ class Plant:
             fifo.read()
 
     def wait_ready(self, model: ModelVersion) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: model.is_ready, timeout=PATIENCE_S)
+        self.wait_for(lambda: model.is_ready)
 
     def wait_down(self, model: ModelVersion) -> None:
+        self.wait_for(lambda: not model.is_ready)
+
+    def wait_for(self, is_so: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: not model.is_ready, timeout=PATIENCE_S)
+            assert self._changed.wait_for(is_so, timeout=PATIENCE_S)
+
+    @contextlib.contextmanager
+    def held_back(self, model: ModelVersion) -> Iterator[None]:
+        """The worker stands still, so that all of its slots fill."""
+        os.kill(self.pid(), signal.SIGSTOP)
+        yield
+        os.kill(self.pid(), signal.SIGCONT)
 
     def pid(self) -> int:
         (worker,) = self.pool.workers
@@ -373,10 +406,9 @@ class ProcessRig:
     def close(self) -> None:
         self.plant.close()
 
-    def _on_change(self, loaded: Any) -> None:
+    def _on_change(self, _loaded: Any) -> None:
         with self.lock:
-            mark = self.instances.mark_up if loaded.is_up else self.instances.mark_down
-            mark(self._instance)
+            self.instances.mark(self._instance)
         self._changes.release()
 
 
@@ -574,11 +606,96 @@ def test_a_batch_that_ends_two_workers_tells_its_caller_and_the_next_is_served(
 ) -> None:
     model = plant.load("scripted")
 
-    assert isinstance(plant.ask(model, EXIT), InstanceLost)
+    told = plant.ask(model, EXIT)
 
+    assert isinstance(told, RequestEndsWorkers)
+    assert "was run 2 times, alone" in told.message
     one = plant.request(model, ECHO)
     model.scheduler.submit([one])
     assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_batch_that_hangs_once_is_run_again_in_another_process(tmp_path: Path) -> None:
+    with planted(tmp_path, exec_ms_max=300) as plant:
+        model = plant.load("scripted")
+        pid = plant.pid()
+
+        stuck = plant.hang(model)
+
+        assert plant.reply.wait_for(stuck) == echoed(stuck)
+        assert plant.pid() != pid
+
+
+def test_a_request_that_always_hangs_is_told_and_the_next_is_served(tmp_path: Path) -> None:
+    with planted(tmp_path, exec_ms_max=300) as plant:
+        model = plant.load("scripted")
+
+        told = plant.ask(model, FREEZE)
+
+        assert isinstance(told, RequestEndsWorkers)
+        assert "did not end within exec_ms_max = 300" in told.message
+        one = plant.request(model, ECHO)
+        model.scheduler.submit([one])
+        assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_stopped_worker_is_replaced_once_its_batch_has_taken_too_long(tmp_path: Path) -> None:
+    with planted(tmp_path, exec_ms_max=300) as plant:
+        model = plant.load("scripted")
+        os.kill(plant.pid(), signal.SIGSTOP)
+
+        one = plant.request(model, ECHO)
+        model.scheduler.submit([one])
+
+        assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_what_waits_behind_a_batch_that_ends_its_worker_is_answered(plant: Plant) -> None:
+    """However often: only what an instance was at work on counts as a possible cause."""
+    model = plant.load("scripted")
+    with plant.held_back(model):
+        guilty = [plant.request(model, EXIT, *[ECHO] * (model.settings.rows_max - 1))]
+        behind = plant.request(model, ECHO)
+        model.scheduler.submit([*guilty, behind])
+
+    assert plant.reply.wait_for(behind) == echoed(behind)
+    assert isinstance(plant.reply.wait_for(guilty[0]), RequestEndsWorkers)
+
+
+def test_half_a_frame_ends_the_process_that_sent_it(plant: Plant) -> None:
+    model = plant.load("scripted")
+
+    told = plant.ask(model, GARBLE)
+
+    assert isinstance(told, RequestEndsWorkers)
+    one = plant.request(model, ECHO)
+    model.scheduler.submit([one])
+    assert plant.reply.wait_for(one) == echoed(one)
+
+
+def test_a_worker_that_ends_again_and_again_is_in_a_crash_loop_until_it_has_settled(
+    tmp_path: Path,
+) -> None:
+    with planted(tmp_path, settled_s=2.5) as plant:
+        model = plant.load("scripted")
+        for _ in range(2):
+            os.kill(plant.pid(), signal.SIGKILL)
+            plant.wait_down(model)
+            plant.wait_ready(model)
+        assert model.trouble == ""
+
+        os.kill(plant.pid(), signal.SIGKILL)
+        plant.wait_down(model)
+        plant.wait_for(lambda: model.trouble.startswith("crash_loop: "))
+        assert "ended 3 times in a row, at last with exit code -9" in model.trouble
+        assert model.shown_state is State.FAILED
+        # It runs what comes all the same, once its process is up again.
+        assert plant.ask(model, ECHO) != {}
+        assert not model.is_ready
+
+        plant.wait_ready(model)
+        assert model.trouble == ""
+        assert model.shown_state is State.READY
 
 
 def test_an_idle_worker_that_is_killed_costs_no_request(plant: Plant) -> None:
