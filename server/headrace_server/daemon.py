@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import FrameType
@@ -29,8 +30,8 @@ from .settings import ServerSettings
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 
-# How long accepted requests may take once the daemon was asked to end (seconds).
-DRAIN_S = 30.0
+# How long callers may take to read their last answers (seconds).
+_READ_S_MAX = 5.0
 # Models that are fetched and started at the same time.
 _LOADS_AT_ONCE = 4
 
@@ -110,6 +111,7 @@ class Daemon:
         )
         loads = ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="loader")
         self._closers.append(lambda: loads.shutdown(wait=False, cancel_futures=True))
+        self._closers.append(self._leave)
 
         def load_all() -> None:
             sources = [item.resolved.source for item in wanted]
@@ -163,7 +165,7 @@ class Daemon:
             device=_default_device(settings.device),
         )
         metrics = Metrics(self._repository, pool)
-        service = Service(
+        self._service = Service(
             self._repository,
             queue_bytes_max=settings.queue_bytes_max,
             on_failure=metrics.refuse,
@@ -174,17 +176,18 @@ class Daemon:
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
-        self._listen(service, is_native=is_native)
+        self._listen(is_native=is_native)
 
-    def _listen(self, service: Service, *, is_native: bool) -> None:
+    def _listen(self, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings, self._closers, self._control
+        service = self._service
 
         async def make_grpcio() -> GrpcioTransport:
             return GrpcioTransport(service, message_bytes_max=settings.message_bytes_max)
 
         self._grpcio = control.run(make_grpcio())
-        closers.append(lambda: control.run(self._grpcio.close(1.0)))
+        closers.append(lambda: control.run(self._grpcio.close(_READ_S_MAX)))
         self._native: NativeTransport | None = None
         if is_native:
             # An abstract socket: no file that could stay behind after kill -9.
@@ -199,21 +202,22 @@ class Daemon:
                     message_bytes_max=settings.message_bytes_max,
                 ),
             )
-            closers.append(self._native.close)
+            native = self._native
+            closers.append(lambda: native.close(_READ_S_MAX))
             self._port = self._native.port
         else:
             self._port = _bound(
                 "port", lambda: self._grpcio.bind(_address(settings.host, settings.port))
             )
         self._repository.watch(lambda: control.post(self._grpcio.show_readiness()))
-        closers.append(lambda: self._repository.close(DRAIN_S))
-        closers.append(self._refuse_new)
+        closers.append(lambda: self._repository.close(settings.drain_s))
 
-    def _refuse_new(self) -> None:
-        self._grpcio.drain()
-        if self._native is not None:
-            self._native.drain()
+    def _leave(self) -> None:
+        """Call ourselves not ready; once callers have had time to notice, refuse new requests."""
+        self._service.is_leaving = True
         self._control.run(self._grpcio.show_readiness())
+        time.sleep(self._settings.drain_delay_s)
+        self._service.is_refusing = True
 
 
 class StoppedWhileStarting(BaseException):

@@ -44,7 +44,14 @@ class Ask:
 
 
 class Service:
-    """Plans and admission. Safe from any thread."""
+    """Plans and admission. Safe from any thread.
+
+    Attributes:
+        repository: The models.
+        on_failure: Told the reason of every request that fails before it reaches a queue.
+        is_leaving: Whether the daemon is about to end: it calls itself not ready.
+        is_refusing: Whether it takes no new requests any more.
+    """
 
     def __init__(
         self,
@@ -62,7 +69,15 @@ class Service:
         """
         self.repository = repository
         self.on_failure = on_failure
+        # Set one after the other when the daemon is about to end; read by the transports.
+        self.is_leaving = False
+        self.is_refusing = False
         self._queue_bytes_max = queue_bytes_max
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether callers should send requests here."""
+        return self.repository.is_ready and not self.is_leaving
 
     @property
     def generation(self) -> int:

@@ -1,7 +1,7 @@
 """Librarian: the daemon's end of the process that talks to MLflow's registry.
 
-Questions are answered by futures. When the process dies its open questions fail as unreachable and
-a new process is started for the next one; what is loaded keeps serving.
+Questions are answered by futures. When the process dies its open questions are asked once more, of
+a new process, and then fail as unreachable; what is loaded keeps serving.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from ..frames import Frame, Kind
 from ..instances.process import Process, Spawner
 
 _MODULE = "headrace_server.librarian"
+_ENDED = "the librarian process ended before it had answered: retry"
 
 _ERRORS: dict[str, type[HeadraceError]] = {
     "not_found": ModelNotFound,
@@ -74,6 +75,19 @@ class Fetched:
     example: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question that waits for its answer, and the process that was asked."""
+
+    process: Process
+    future: Future[Any]
+    progress: Progress | None
+
+
+class _LibrarianEnded(RegistryUnavailable):
+    """The process ended before it had answered."""
+
+
 class Librarian:
     """Questions to the librarian process. Safe from any thread but the completions thread."""
 
@@ -85,7 +99,7 @@ class Librarian:
         self._arguments = ("--tracking-uri", tracking_uri, "--cache-dir", cache_dir)
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._open: dict[int, tuple[Future[Any], Progress | None]] = {}
+        self._open: dict[int, _Question] = {}
         self._process: Process | None = None
         self._is_closing = False
 
@@ -134,15 +148,26 @@ class Librarian:
             process.stop()
 
     def _ask(self, operation: str, progress: Progress | None = None, **arguments: object) -> Any:
+        try:
+            return self._ask_once(operation, progress, **arguments)
+        except _LibrarianEnded:
+            # Questions change nothing: whoever ended the process, another may answer.
+            return self._ask_once(operation, progress, **arguments)
+
+    def _ask_once(self, operation: str, progress: Progress | None, **arguments: object) -> Any:
         process = self._running()
         number = next(self._ids)
         future: Future[Any] = Future()
         with self._lock:
-            self._open[number] = (future, progress)
+            self._open[number] = _Question(process, future, progress)
         try:
             process.send_json(Kind.ASK, {"id": number, "op": operation, **arguments})
-        except OSError as error:
-            raise RegistryUnavailable("the librarian process ended: retry") from error
+        except OSError:
+            # Its end has been told, or is about to be.
+            with self._lock:
+                self._open.pop(number, None)
+            self._forget(process)
+            raise _LibrarianEnded(_ENDED) from None
         return future.result()
 
     def _running(self) -> Process:
@@ -168,24 +193,29 @@ class Librarian:
             return
         report = frame.json()
         if frame.kind == Kind.PROGRESS:
-            _, progress = self._open.get(report["id"], (None, None))
-            if progress is not None:
-                progress(report)
+            asked = self._open.get(report["id"])
+            if asked is not None and asked.progress is not None:
+                asked.progress(report)
             return
         with self._lock:
-            future, _ = self._open.pop(report["id"])
+            question = self._open.pop(report["id"])
         if "ok" in report:
-            future.set_result(report["ok"])
+            question.future.set_result(report["ok"])
         else:
             error = report["error"]
-            future.set_exception(_ERRORS[error["kind"]](error["message"]))
+            question.future.set_exception(_ERRORS[error["kind"]](error["message"]))
 
-    def _on_end(self, process: Process) -> None:
+    def _forget(self, process: Process) -> None:
         with self._lock:
             if self._process is process:
                 self._process = None
-            questions, self._open = self._open, {}
+
+    def _on_end(self, process: Process) -> None:
+        self._forget(process)
+        with self._lock:
+            numbers = [n for n, asked in self._open.items() if asked.process is process]
+            questions = [self._open.pop(number) for number in numbers]
         if not self._is_closing:
             _log.error("librarian_ended", pid=process.pid, open_questions=len(questions))
-        for future, _ in questions.values():
-            future.set_exception(RegistryUnavailable("the librarian process ended: retry"))
+        for question in questions:
+            question.future.set_exception(_LibrarianEnded(_ENDED))

@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from headrace.oip import open_inference_pb2
@@ -24,6 +23,7 @@ from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
 from .codec import Decoder, Encoder
+from .health import Health
 from .reflection import INFERENCE, reflection_servicer
 from .status import status_of
 
@@ -46,8 +46,7 @@ class GrpcioTransport:
         # Answers on their way to the loop.
         self._lock = threading.Lock()
         self._answers: list[tuple[asyncio.Future[bytes], bytes | HeadraceError]] = []
-        self._is_draining = False
-        self._health = HealthServicer()
+        self._health = Health()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
@@ -82,22 +81,19 @@ class GrpcioTransport:
         await self._server.start()
         await self.show_readiness()
 
-    def drain(self) -> None:
-        """Refuse new requests; those that are here go on."""
-        self._is_draining = True
-
     async def close(self, grace_s: float) -> None:
         """Close every connection; calls that are open have *grace_s* to end."""
-        await self._health.enter_graceful_shutdown()
+        self._health.close()
         await self._server.stop(grace_s)
 
     async def show_readiness(self) -> None:
         """Bring grpc.health.v1 in step with the repository."""
-        is_ready = self._service.repository.is_ready and not self._is_draining
+        service = self._service
         for name in ("", INFERENCE):
-            await self._health.set(name, _health_status(is_ready=is_ready))
-        for model in self._service.repository.models:
-            await self._health.set(model.name, _health_status(is_ready=model.is_ready))
+            self._health.set(name, is_serving=service.is_ready)
+        for model in service.repository.models:
+            is_serving = model.is_ready and not service.is_leaving
+            self._health.set(model.name, is_serving=is_serving)
 
     def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
         """See `types.Reply`."""
@@ -128,7 +124,7 @@ class GrpcioTransport:
                 future.set_result(result)
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
-        if self._is_draining:
+        if self._service.is_refusing:
             error = Draining("the server is about to end: retry elsewhere")
             self._service.on_failure(error.reason)
             await context.abort(status_of(error), error.message)
@@ -162,6 +158,7 @@ class InferenceServicer:
     """The methods of the Open Inference Protocol that run no model."""
 
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._repository = service.repository
 
     async def ServerLive(  # noqa: N802 - the protocol's own name, as below.
@@ -174,14 +171,15 @@ class InferenceServicer:
         self, request: open_inference_pb2.ServerReadyRequest, context: Context
     ) -> open_inference_pb2.ServerReadyResponse:
         """Whether requests can be served."""
-        return open_inference_pb2.ServerReadyResponse(ready=self._repository.is_ready)
+        return open_inference_pb2.ServerReadyResponse(ready=self._service.is_ready)
 
     async def ModelReady(  # noqa: N802
         self, request: open_inference_pb2.ModelReadyRequest, context: Context
     ) -> open_inference_pb2.ModelReadyResponse:
         """Whether one model can be served; false for an unknown one."""
         try:
-            ready = self._repository.find(request.name, request.version).is_ready
+            model = self._repository.find(request.name, request.version)
+            ready = model.is_ready and not self._service.is_leaving
         except HeadraceError:
             ready = False
         return open_inference_pb2.ModelReadyResponse(ready=ready)
@@ -252,11 +250,3 @@ def _describe(
     tensor.name = spec.name
     tensor.datatype = spec.datatype
     tensor.shape.extend(spec.shape)
-
-
-def _health_status(*, is_ready: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
-    return (
-        health_pb2.HealthCheckResponse.SERVING
-        if is_ready
-        else health_pb2.HealthCheckResponse.NOT_SERVING
-    )

@@ -23,7 +23,10 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 # per call the larger it is.
 _BURST_MAX = 256
 _INFINITY = float("inf")
-_FLUSH_S = 0.25
+# At the end: how often to look whether all answers are written, and how long the last bytes may
+# take from the front to the network (seconds).
+_LOOK_S = 0.01
+_FLUSH_S = 0.05
 
 _log = structlog.get_logger("headrace")
 
@@ -57,8 +60,10 @@ class NativeTransport:
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
         self._open: dict[int, tuple[Target, Request]] = {}
-        self._is_draining = False
-        self._front = NativeGrpcFront(target, [(INFER, False)], io_threads=1, call_details=True)
+        # Its metrics alone tell at the end which calls are still being written.
+        self._front = NativeGrpcFront(
+            target, [(INFER, False)], io_threads=1, call_details=True, metrics=True
+        )
         self._front.set_fallback(fallback)
         self._thread = threading.Thread(target=self._receive, name="receiver", daemon=True)
 
@@ -72,14 +77,16 @@ class NativeTransport:
         self._front.start()
         self._thread.start()
 
-    def drain(self) -> None:
-        """Refuse new requests; those that are here go on."""
-        self._is_draining = True
+    def close(self, grace_s: float) -> None:
+        """Close the listener and every connection, once what was answered is written.
 
-    def close(self) -> None:
-        """Close the listener and every connection, once what was answered is written."""
+        A caller that does not read its answer is given *grace_s*.
+        """
         if self._thread.ident is not None:
-            # The front drops what it has not written yet, and offers nothing to wait for.
+            # The front drops what it has not written yet.
+            until = time.monotonic() + grace_s
+            while self._unwritten() and time.monotonic() < until:
+                time.sleep(_LOOK_S)
             time.sleep(_FLUSH_S)
         self._front.close()
         if self._thread.ident is not None:
@@ -97,6 +104,14 @@ class NativeTransport:
         call = request.call
         if self._open.pop(call, None) is not None:  # type: ignore[call-overload]
             self._front.fail(call, number_of(error), error.message)  # type: ignore[arg-type]
+
+    def _unwritten(self) -> int:
+        """Calls that were started and whose answer is not written to its end."""
+        metrics = self._front.metrics()
+        assert metrics is not None, "the front was made with metrics"
+        calls = metrics["methods"][INFER]
+        ended: int = sum(status["count"] for status in calls["status"].values())
+        return int(calls["started"]) - ended
 
     def _receive(self) -> None:
         front = self._front
@@ -134,7 +149,7 @@ class NativeTransport:
         left_s: float | None,
         burst: dict[Target, list[Request]],
     ) -> None:
-        if self._is_draining:
+        if self._service.is_refusing:
             raise Draining("the server is about to end: retry elsewhere")
         if len(payload) > self._message_bytes_max:
             raise ResourceExhausted(
