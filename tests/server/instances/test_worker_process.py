@@ -695,7 +695,7 @@ def test_a_worker_that_ends_again_and_again_is_in_a_crash_loop_until_it_has_sett
 
         plant.wait_ready(model)
         assert model.trouble == ""
-        assert model.shown_state is State.READY
+        assert model.shown_state.value == "READY"
 
 
 def test_an_idle_worker_that_is_killed_costs_no_request(plant: Plant) -> None:
