@@ -12,14 +12,6 @@ from . import VERSION
 from .errors import UsageError
 
 
-class Transport(enum.Enum):
-    """Which listener takes calls."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    GRPCIO = "grpcio"
-
-
 class Output(enum.Enum):
     """How `predict` prints."""
 
@@ -38,6 +30,7 @@ app = typer.Typer(
 )
 
 _EXIT_USAGE = 2
+_SERVER_PACKAGES = ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
 
 
 @app.callback(invoke_without_command=True)
@@ -50,63 +43,98 @@ def root(
         raise typer.Exit
 
 
+# What `serve` and `config` take. A flag that was not given says nothing: the settings file or the
+# environment may, and settings.py holds the defaults.
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=]URI...",
+        help="Models to serve: models:/iris@champion, models:/iris/3, models:/iris/latest, "
+        "models:/m-ID, runs:/ID/NAME or a directory. None, here and in the settings: every "
+        "registered model, by its alias champion, else its latest version.",
+        show_default=False,
+    ),
+]
+_Config = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The settings file. Default: $HEADRACE_CONFIG, else headrace.toml if it is here.",
+    ),
+]
+_TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="Where the registry is. Default: $MLFLOW_TRACKING_URI, else mlflow.db here.",
+    ),
+]
+_Host = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Address to listen on.", show_default="127.0.0.1"),
+]
+_Port = Annotated[
+    str | None, typer.Option(metavar="N", help="gRPC port; 0 for any.", show_default="8001")
+]
+_MetricsPort = Annotated[
+    str | None, typer.Option(metavar="N", help="Port of /metrics; 0 for any.", show_default="8002")
+]
+_Device = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", show_default="auto"),
+]
+_Transport = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[auto|native|grpcio]",
+        help="Listener; auto is native on loopback, else grpcio, which can do TLS.",
+        show_default="auto",
+    ),
+]
+_Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME.SETTING=VALUE",
+        help="Any setting: iris.rows_max=8 of a model, server.drain_s=5 of the server.",
+    ),
+]
+
+
 @app.command()
 def serve(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=]URI...",
-            help="Models to serve: models:/iris@champion, models:/iris/3, models:/iris/latest, "
-            "models:/m-ID, runs:/ID/NAME or a directory. None: every registered model, by its "
-            "alias champion, else its latest version.",
-        ),
-    ] = None,
-    tracking_uri: Annotated[
-        str,
-        typer.Option(
-            help="Where the registry is. Default: $MLFLOW_TRACKING_URI, else mlflow.db here."
-        ),
-    ] = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 for any.")] = 8001,
-    metrics_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of /metrics; 0 for any.")
-    ] = 8002,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    transport: Annotated[
-        Transport,
-        typer.Option(help="Listener; auto is native on loopback, else grpcio, which can do TLS."),
-    ] = Transport.AUTO,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME.SETTING=VALUE", help="As in iris.rows_max=8."),
-    ] = None,
+    models: _Models = None,
+    config: _Config = None,
+    tracking_uri: _TrackingUri = None,
+    host: _Host = None,
+    port: _Port = None,
+    metrics_port: _MetricsPort = None,
+    device: _Device = None,
+    transport: _Transport = None,
+    sets: _Sets = None,
 ) -> None:
     """Load models and serve them until SIGTERM or Ctrl-C.
 
     Examples: `headrace serve` | `headrace serve models:/iris@champion --port 9000` |
-    `headrace serve flowers=models:/iris/3 --set flowers.rows_max=16`
+    `headrace serve flowers=models:/iris/3 --set flowers.rows_max=16` |
+    `headrace serve --config headrace.toml --set server.drain_s=5`
     """
-    _require("server", "pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
+    _require("server", *_SERVER_PACKAGES)
     from . import daemon
-    from .settings import (
-        ServerSettings,
-        absolute_tracking_uri,
-        check_device,
-        default_cache_dir,
-        parse_overrides,
-    )
+    from .settings_sources import read_settings
 
-    settings = ServerSettings(
-        models=tuple(models or ()),
-        tracking_uri=absolute_tracking_uri(tracking_uri),
-        host=host,
-        port=port,
-        metrics_port=metrics_port,
-        device=check_device(device),
-        transport=transport.value,
-        cache_dir=default_cache_dir(),
-        overrides=parse_overrides(overrides or ()),
+    settings = read_settings(
+        config=config,
+        flags={
+            "models": models or None,
+            "tracking_uri": tracking_uri,
+            "host": host,
+            "port": port,
+            "metrics_port": metrics_port,
+            "device": device,
+            "transport": transport,
+        },
+        sets=sets or (),
     )
     raise typer.Exit(daemon.run(settings))
 

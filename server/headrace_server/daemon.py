@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import FrameType
 from typing import TypeVar
@@ -26,7 +26,7 @@ from .metrics import Metrics
 from .repository.librarian import Librarian
 from .repository.repository import Repository
 from .service import Service
-from .settings import ServerSettings
+from .settings import ModelSettings, ServerSettings, Settings, shown_uri
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 
@@ -42,13 +42,13 @@ _log = structlog.get_logger("headrace")
 Result = TypeVar("Result")
 
 
-def run(settings: ServerSettings) -> int:
+def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status.
 
     Raises:
         UsageError: An address cannot be bound, or a model's URI stands for nothing.
     """
-    logs.configure()
+    logs.configure(settings.server.log_level)
     stop = StopSignal()
     try:
         daemon = Daemon(settings)
@@ -68,7 +68,7 @@ def run(settings: ServerSettings) -> int:
 class Daemon:
     """Everything that serves, and the order in which it comes and goes."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._closers: list[Callable[[], object]] = []
         try:
@@ -81,20 +81,17 @@ class Daemon:
         """Resolve the start-up models, take calls, and load the models in the background."""
         settings = self._settings
         try:
-            wanted = self._repository.resolve(settings.models)
+            wanted = self._repository.resolve(settings.served)
         except HeadraceError as error:
             raise UsageError(str(error)) from None
         if not wanted:
+            registry = shown_uri(settings.server.tracking_uri)
             raise UsageError(
-                f"the registry at {settings.tracking_uri} holds no model version to serve: "
-                "register one, or name a model's URI"
+                f"the registry at {registry} holds no model version to serve: register one, or "
+                "name a model's URI"
             )
-        unknown = {name for name, _, _ in settings.overrides} - {item.name for item in wanted}
-        if unknown:
-            raise UsageError(
-                f"--set names {min(unknown)!r}, but served are "
-                f"{', '.join(item.name for item in wanted)}"
-            )
+        settings.check_names(item.name for item in wanted)
+        self._repository.demand(item.name for item in wanted)
         models = [self._repository.announce(item) for item in wanted]
         self._control.run(self._grpcio.start())
         if self._native is not None:
@@ -102,7 +99,7 @@ class Daemon:
         _log.info(
             "listening",
             version=VERSION,
-            address=_address(settings.host, self._port),
+            address=_address(settings.server.host, self._port),
             port=self._port,
             metrics_port=self._metrics_port,
             transport="grpcio" if self._native is None else "native",
@@ -135,7 +132,7 @@ class Daemon:
                 _log.exception("close_failed")
 
     def _build(self) -> None:
-        settings, closers = self._settings, self._closers
+        settings, closers = self._settings.server, self._closers
         is_native = _is_native(settings)
         spawner = Spawner()
         closers.append(spawner.close)
@@ -154,15 +151,16 @@ class Daemon:
             spawner,
             completions,
             arena_bytes_max=settings.arena_bytes_max,
-            cpu_workers_max=_cpu_workers(len(settings.models)),
+            cpu_workers_max=_cpu_workers(len(self._settings.served)),
         )
         closers.append(pool.close)
         self._repository = Repository(
             librarian,
             pool,
             completions,
-            settings_of=settings.for_model,
+            settings_of=self._settings_of,
             device=_default_device(settings.device),
+            is_strict=settings.strict_readiness,
         )
         metrics = Metrics(self._repository, pool)
         self._service = Service(
@@ -180,7 +178,7 @@ class Daemon:
 
     def _listen(self, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
-        settings, closers, control = self._settings, self._closers, self._control
+        settings, closers, control = self._settings.server, self._closers, self._control
         service = self._service
 
         async def make_grpcio() -> GrpcioTransport:
@@ -212,11 +210,16 @@ class Daemon:
         self._repository.watch(lambda: control.post(self._grpcio.show_readiness()))
         closers.append(lambda: self._repository.close(settings.drain_s))
 
+    def _settings_of(self, name: str, tags: Mapping[str, str]) -> ModelSettings:
+        for tag, why in self._settings.ignored_tags(tags).items():
+            _log.warning("tag_ignored", model=name, tag=tag, why=why)
+        return self._settings.for_model(name, tags)
+
     def _leave(self) -> None:
         """Call ourselves not ready; once callers have had time to notice, refuse new requests."""
         self._service.is_leaving = True
         self._control.run(self._grpcio.show_readiness())
-        time.sleep(self._settings.drain_delay_s)
+        time.sleep(self._settings.server.drain_delay_s)
         self._service.is_refusing = True
 
 

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, assert_never
 from urllib.parse import urlsplit
@@ -50,6 +50,10 @@ from .reference import (
 # The alias that "serve everything" prefers.
 _CHAMPION = "champion"
 _LISTED_MAX = 8
+# Whoever may write to the registry may write many tags, and long ones.
+_TAG_PREFIX = "headrace."
+_TAGS_MAX = 64
+_TAG_CHARS_MAX = 256
 _PAGE = 100
 _SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -63,12 +67,14 @@ class Resolved:
         version: Decimal number as text; "1" for what is not registered.
         source: A URI that no longer moves.
         followed: The alias, or "latest", that chose the version; else empty.
+        tags: Those of the registered version that begin with "headrace.".
     """
 
     name: str
     version: str
     source: str
     followed: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class Fetched:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**plain, "signature": None if self.signature is None else self.signature.to_json()}
 
 
@@ -217,7 +223,7 @@ class Registry:
             # Registered from a run's artifacts, a bare path or another registered model.
             with self._asking(f"version {number} of model {name!r}"):
                 source = str(self._client().get_model_version_download_uri(name, number))
-        return Resolved(name, number, source, followed)
+        return Resolved(name, number, source, followed, _our_tags(version.tags))
 
     def _logged(self, wanted: LoggedModel) -> Resolved:
         with self._asking(f"logged model {wanted.model_id!r}"):
@@ -397,6 +403,12 @@ def _directory(wanted: Directory) -> Resolved:
     if not os.path.isfile(os.path.join(path, "MLmodel")):
         raise InvalidRequest(f"{path} has no MLmodel file: it is no MLflow model")
     return Resolved(name_of(path), "1", path)
+
+
+def _our_tags(tags: dict[str, Any]) -> dict[str, str]:
+    """Those of a version's *tags* that speak to us, cut to what a sane setting needs."""
+    ours = sorted(name for name in tags if name.startswith(_TAG_PREFIX))
+    return {name[:_TAG_CHARS_MAX]: str(tags[name])[:_TAG_CHARS_MAX] for name in ours[:_TAGS_MAX]}
 
 
 def _highest(model: Any) -> Any:

@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -44,12 +44,14 @@ class Resolved:
         version: Decimal number as text.
         source: A URI that no longer moves.
         followed: The alias, or "latest", that chose the version; else empty.
+        tags: Those of the registered version that begin with "headrace.".
     """
 
     name: str
     version: str
     source: str
     followed: str
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

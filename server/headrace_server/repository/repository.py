@@ -7,7 +7,7 @@ The tables are replaced as a whole, never changed in place, so that readers need
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +24,7 @@ from ..instrument import Instrument
 from ..scheduler.batcher import Batcher, Limits
 from ..scheduler.policy import DelayPolicy
 from ..scheduler.scheduler import Scheduler
-from ..settings import ModelSettings
+from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .model import ModelVersion, State
 
@@ -62,15 +62,28 @@ class Repository:
         pool: WorkerPool,
         completions: Completions,
         *,
-        settings_of: Callable[[str], ModelSettings],
+        settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        is_strict: bool = False,
     ) -> None:
+        """Hold nothing yet.
+
+        Args:
+            librarian: Who knows the registry.
+            pool: The workers.
+            completions: Who takes the workers' answers.
+            settings_of: The settings of a served name whose version bears these tags.
+            device: Where models compute that name no device.
+            is_strict: Whether readiness demands every start-up model.
+        """
         self.generation = 0
         self._librarian = librarian
         self._pool = pool
         self._completions = completions
         self._settings_of = settings_of
         self._device = device
+        self._is_strict = is_strict
+        self._demanded: frozenset[str] = frozenset()
         # Served name -> version -> model; the name's default version stands under "".
         self._models: dict[str, dict[str, ModelVersion]] = {}
         self._schedulers: tuple[Scheduler[Slot], ...] = ()
@@ -94,11 +107,17 @@ class Repository:
 
     @property
     def is_ready(self) -> bool:
-        """Whether no model is loading and at least one is ready."""
+        """Whether no model is loading, and one is ready; if strict, every start-up model."""
+        if self._is_strict and not all(self._is_name_ready(name) for name in self._demanded):
+            return False
         models = self.models
         return all(model.state is not State.LOADING for model in models) and any(
             model.is_ready for model in models
         )
+
+    def demand(self, names: Iterable[str]) -> None:
+        """Name the start-up models, which a strict readiness waits for."""
+        self._demanded = frozenset(names)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call *watcher* whenever readiness of a model may have changed, on any thread."""
@@ -139,7 +158,7 @@ class Repository:
         """
         wanted: dict[str, Wanted] = {}
         for item in models or self._librarian.list_models():
-            given, uri = _split(item)
+            given, uri = split_model(item)
             resolved = self._librarian.resolve(uri)
             name = given or resolved.name
             if name in wanted:
@@ -157,7 +176,7 @@ class Repository:
             wanted.resolved.version,
             wanted.uri,
             wanted.resolved.followed,
-            self._settings_of(wanted.name),
+            self._settings_of(wanted.name, wanted.resolved.tags),
         )
         with self._lock:
             versions = {**self._models.get(model.name, {}), model.version: model, "": model}
@@ -204,6 +223,10 @@ class Repository:
             is_clean &= scheduler.close(max(until - time.monotonic(), 0.0))
             self._completions.unfollow(scheduler)
         return is_clean
+
+    def _is_name_ready(self, name: str) -> bool:
+        model = self._models.get(name, {}).get("")
+        return model is not None and model.is_ready
 
     def _start(self, model: ModelVersion, fetched: Fetched) -> None:
         settings = model.settings
@@ -304,14 +327,6 @@ class Repository:
             self.generation += 1
         for watcher in self._ready_watchers:
             watcher()
-
-
-def _split(item: str) -> tuple[str, str]:
-    """NAME and URI of `[NAME=]URI`; an equals sign inside the URI is no separator."""
-    name, equals, uri = item.partition("=")
-    if equals and uri and name and not any(mark in name for mark in ":/"):
-        return name, uri
-    return "", item
 
 
 def _out_bytes(signature: Signature | None, rows_max: int) -> int:

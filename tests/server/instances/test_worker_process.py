@@ -183,7 +183,7 @@ class Plant:
             cast("Librarian", self.shelf),
             self.pool,
             self.completions,
-            settings_of=lambda _: ModelSettings(**how),
+            settings_of=lambda *_: ModelSettings(**how),
             device="cpu",
         )
         self._changed = threading.Condition()
