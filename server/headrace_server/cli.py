@@ -121,7 +121,7 @@ def serve(
     """
     _require("server", *_SERVER_PACKAGES)
     from . import daemon
-    from .settings_sources import read_settings
+    from .settings import read_settings
 
     settings = read_settings(
         config=config,

@@ -1,0 +1,172 @@
+"""Tables: every setting, with its default and bounds. A setting is a field here and nothing else.
+
+docs/settings.md tells of each; a contract test holds the two together.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Mark(enum.Enum):
+    """What a field says beyond its type and bounds."""
+
+    BY_TAG = "a tag of the model's version may set it"
+    PATH = "a path; in headrace.toml, relative to that file's directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A field's range in words, where its type and bounds do not say it."""
+
+    words: str
+
+
+_Rows = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Port = Annotated[int, Field(ge=0, le=65_535)]
+_Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+_Path = Annotated[str, Mark.PATH, Expected("a path")]
+_DEVICE = "auto, cpu, cuda or cuda:N"
+
+
+class Table(BaseModel):
+    """Settings that stand together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Table):
+    """How one model is served.
+
+    Attributes:
+        rows_max: Rows of a batch.
+        queue_delay_us_max: How long a batch that is not full may wait, in microseconds.
+        queue_rows_max: Rows that may wait.
+        queue_bytes_max: Bytes of tensors that may wait.
+        slots: Batches that one instance may hold: one computes while the next is staged.
+        instances: Copies of the model, each with a thread of its own.
+        method: The method to call instead of the one MLflow's predict_fn names.
+        deterministic: Whether a batch may run again after its worker was lost.
+        exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
+        device: Where it computes; empty for the server's own setting.
+        worker: "shared", or "own" for a process of its own.
+    """
+
+    rows_max: Annotated[_Rows, Mark.BY_TAG] = 64
+    queue_delay_us_max: Annotated[int, Field(ge=0, le=60_000_000), Mark.BY_TAG] = 0
+    queue_rows_max: Annotated[_Rows, Mark.BY_TAG] = 16_384
+    queue_bytes_max: Annotated[_Bytes, Mark.BY_TAG] = 1 << 30
+    slots: Annotated[int, Field(ge=1, le=16)] = 2
+    instances: Annotated[int, Field(ge=1, le=64), Mark.BY_TAG] = 1
+    method: Annotated[
+        str,
+        Field(pattern=r"^([A-Za-z][A-Za-z0-9_]*)?$"),
+        Mark.BY_TAG,
+        Expected("the name of a method, or nothing"),
+    ] = ""
+    deterministic: Annotated[bool, Mark.BY_TAG] = True
+    exec_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)?$"),
+        Expected(f"{_DEVICE}, or nothing"),
+    ] = ""
+    worker: Literal["shared", "own"] = "shared"
+
+
+class ModelTable(ModelSettings):
+    """`[models.NAME]`: a model's settings, and what to serve under that name.
+
+    Attributes:
+        uri: The model's URI; empty where it is named elsewhere.
+    """
+
+    uri: str = ""
+
+
+class ServerSettings(Table):
+    """`[server]`: how the daemon runs.
+
+    Attributes:
+        models: `[NAME=]URI` as given; empty, with no `uri` of a model's table either, for every
+            registered model.
+        tracking_uri: Where the registry is; absolute.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        metrics_port: Port of the metrics endpoint; 0 for any free one.
+        device: auto, cpu, cuda or cuda:N.
+        transport: Which listener takes calls; auto is native on loopback or a trusted network.
+        trusted_network: Whether the network beyond loopback is safe without TLS.
+        message_bytes_max: Largest message taken or sent.
+        queue_bytes_max: Bytes of tensors that may wait in the whole daemon.
+        arena_bytes_max: Shared memory per worker.
+        cache_dir: Where fetched models are kept.
+        drain_delay_s: Seconds between reporting NOT_SERVING and refusing requests, once asked to
+            end.
+        drain_s: Seconds that accepted requests may take then, at most.
+        strict_readiness: Whether the server is ready only if every start-up model is.
+        instances_max: The most instances that a model version's tag may ask for.
+        log_format: How the log is written; auto is console on a terminal, else JSON.
+        log_level: The least level that is logged.
+        request_log: Whether each request is logged.
+    """
+
+    models: tuple[str, ...] = ()
+    tracking_uri: str = ""
+    host: Annotated[str, Field(min_length=1), Expected("an address or a host's name")] = "127.0.0.1"
+    port: _Port = 8001
+    metrics_port: _Port = 8002
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"), Expected(_DEVICE)] = (
+        "auto"
+    )
+    transport: Literal["auto", "native", "grpcio"] = "auto"
+    trusted_network: bool = False
+    message_bytes_max: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 << 20
+    queue_bytes_max: _Bytes = 1 << 30
+    arena_bytes_max: Annotated[int, Field(ge=64 << 10, le=2**63 - 1)] = 1 << 30
+    cache_dir: _Path = ""
+    drain_delay_s: _Seconds = 0.0
+    drain_s: _Seconds = 30.0
+    strict_readiness: bool = False
+    instances_max: Annotated[int, Field(ge=1, le=64)] = 8
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    request_log: bool = False
+
+
+class TlsSettings(Table):
+    """`[tls]`: encryption of the grpcio listener; all files are PEM.
+
+    Attributes:
+        cert: File of the server's certificate chain; empty for no TLS.
+        key: File of its private key.
+        client_ca: File of the authorities whose client certificates are demanded; empty for none.
+    """
+
+    cert: _Path = ""
+    key: _Path = ""
+    client_ca: _Path = ""
+
+
+class AuthSettings(Table):
+    """`[auth]`: who may call.
+
+    Attributes:
+        tokens: File of the hashed tokens; empty for no tokens.
+        open_health: Whether health may be asked without a token.
+    """
+
+    tokens: _Path = ""
+    open_health: bool = False
+
+
+TABLES: Final[Mapping[str, type[Table]]] = {
+    "server": ServerSettings,
+    "tls": TlsSettings,
+    "auth": AuthSettings,
+    "models": ModelTable,
+}
