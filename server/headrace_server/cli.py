@@ -123,20 +123,57 @@ def serve(
     from . import daemon
     from .settings import read_settings
 
-    settings = read_settings(
-        config=config,
-        flags={
-            "models": models or None,
-            "tracking_uri": tracking_uri,
-            "host": host,
-            "port": port,
-            "metrics_port": metrics_port,
-            "device": device,
-            "transport": transport,
-        },
-        sets=sets or (),
-    )
-    raise typer.Exit(daemon.run(settings))
+    flags = {
+        "models": models or None,
+        "tracking_uri": tracking_uri,
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "device": device,
+        "transport": transport,
+    }
+    raise typer.Exit(daemon.run(read_settings(config=config, flags=flags, sets=sets or ())))
+
+
+@app.command("config")
+def show_config(
+    models: _Models = None,
+    config: _Config = None,
+    tracking_uri: _TrackingUri = None,
+    host: _Host = None,
+    port: _Port = None,
+    metrics_port: _MetricsPort = None,
+    device: _Device = None,
+    transport: _Transport = None,
+    sets: _Sets = None,
+    *,
+    registry: Annotated[
+        bool, typer.Option("--registry", help="Ask the registry for models and their tags.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the settings that `serve` would run with, and where each was said.
+
+    What is printed is a headrace.toml itself.
+
+    Examples: `headrace config` | `headrace config --registry` |
+    `headrace config --config headrace.toml --port 9000 --json`
+    """
+    _require("server", *_SERVER_PACKAGES)
+    from . import config as shown
+    from .settings import read_settings
+
+    flags = {
+        "models": models or None,
+        "tracking_uri": tracking_uri,
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "device": device,
+        "transport": transport,
+    }
+    settings = read_settings(config=config, flags=flags, sets=sets or ())
+    print(shown.config(settings, config_file=config, is_json=as_json, asks_registry=registry))
 
 
 @app.command()

@@ -60,7 +60,7 @@ class _File:
                 given += self._settings(table, "", content)
                 continue
             for name, settings in content.items():
-                if not isinstance(settings, dict):
+                if not isinstance(settings, dict) or not name:
                     raise UsageError(
                         f"{self._place(table, name)}: expected a table [models.NAME] for each model"
                     )

@@ -25,12 +25,10 @@ def read_sets(items: Iterable[str]) -> list[Given]:
     for item in items:
         left, equals, text = item.partition("=")
         above, dot, key = left.rpartition(".")
-        if not (equals and dot and above and key):
+        is_single = above in TABLES and above != "models"
+        table, model = (above, "") if is_single else ("models", above.removeprefix("models."))
+        if not (equals and dot and key and (is_single or model)):
             raise UsageError(f"--set {left}: {_SET_FORM}")
-        if above in TABLES and above != "models":
-            table, model = above, ""
-        else:
-            table, model = "models", above.removeprefix("models.")
         place = f"--set {left}"
         if key not in TABLES[table].model_fields:
             raise UsageError(f"{place}: {no_setting(table, model, key)}")

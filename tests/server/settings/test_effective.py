@@ -1,0 +1,132 @@
+"""Effective settings: what a tag may do, and which models were meant."""
+
+import pytest
+from pydantic import ValidationError
+
+from headrace_server.errors import UsageError
+from headrace_server.settings import ModelSettings, ServerSettings, Settings, read_settings
+
+
+def settings(*sets: str, **environ: str) -> Settings:
+    return read_settings(config="/dev/null", environ=environ, sets=sets)
+
+
+def test_inward_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        ModelSettings().rows_max = 8
+    with pytest.raises(ValidationError):
+        ServerSettings().port = 8
+
+
+def test_an_unknown_setting_is_an_error_everywhere() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ModelSettings.model_validate({"row_max": 8})
+
+
+# Tags.
+
+ALLOWED = {
+    "rows_max": "8",
+    "queue_delay_us_max": "500",
+    "queue_rows_max": "100",
+    "queue_bytes_max": "1000000",
+    "method": "predict_proba",
+    "deterministic": "false",
+    "instances": "2",
+}
+
+
+def test_a_tag_may_set_what_shapes_a_queue_or_a_call() -> None:
+    tags = {f"headrace.{key}": value for key, value in ALLOWED.items()}
+
+    effective = settings().for_model("iris", tags)
+
+    assert effective == ModelSettings(
+        rows_max=8,
+        queue_delay_us_max=500,
+        queue_rows_max=100,
+        queue_bytes_max=1_000_000,
+        method="predict_proba",
+        deterministic=False,
+        instances=2,
+    )
+    assert settings().ignored_tags(tags) == {}
+
+
+@pytest.mark.parametrize("key", [*sorted(set(ModelSettings.model_fields) - set(ALLOWED)), "uri"])
+def test_the_rest_of_a_models_settings_is_the_operators(key: str) -> None:
+    tags = {f"headrace.{key}": "1"}
+
+    assert settings().for_model("iris", tags) == ModelSettings()
+    assert settings().ignored_tags(tags) == {f"headrace.{key}": "the operator alone may set it"}
+
+
+def test_a_tag_of_no_setting_is_ignored_and_one_of_others_is_not_ours() -> None:
+    tags = {"headrace.rows": "1", "owner": "me", "headrace": "1", "mlflow.x": "1"}
+
+    assert settings().for_model("iris", tags) == ModelSettings()
+    assert settings().ignored_tags(tags) == {"headrace.rows": "there is no such setting"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "why"),
+    [
+        ("headrace.rows_max=0", "expected a whole number from 1 to 2147483647"),
+        ("headrace.rows_max=many", "expected a whole number from 1 to 2147483647"),
+        ("headrace.rows_max=" + "9" * 5000, "expected a whole number from 1 to 2147483647"),
+        ("headrace.deterministic=perhaps", "expected true or false"),
+        ("headrace.method=__class__", "expected the name of a method, or nothing"),
+        ("headrace.method=a.b", "expected the name of a method, or nothing"),
+        ("headrace.instances=9", "expected at most instances_max = 8"),
+    ],
+)
+def test_a_tags_bad_value_is_ignored_with_the_reason(tag: str, why: str) -> None:
+    """Whoever may write to the registry must not be able to keep the server from starting."""
+    name, _, value = tag.partition("=")
+    tags = {name: value, "headrace.queue_rows_max": "7"}
+
+    assert settings().for_model("iris", tags) == ModelSettings(queue_rows_max=7)
+    (told,) = settings().ignored_tags(tags).items()
+    assert told[0] == name
+    assert told[1].endswith(why)
+    assert len(told[1]) < 200
+
+
+def test_the_operator_bounds_the_instances_that_a_tag_may_ask_for() -> None:
+    tags = {"headrace.instances": "3"}
+    bounded = settings("server.instances_max=2")
+
+    assert bounded.for_model("iris", tags).instances == 1
+    assert bounded.ignored_tags(tags)
+    assert settings("server.instances_max=3").for_model("iris", tags).instances == 3
+    assert settings("server.instances_max=2", "iris.instances=3").for_model("iris").instances == 3
+
+
+# Names.
+
+
+def test_what_is_said_of_a_model_that_is_not_served_is_told() -> None:
+    with pytest.raises(UsageError) as caught:
+        settings("irs.rows_max=8").check_names(["iris", "net"])
+
+    assert str(caught.value) == (
+        "--set irs.rows_max names the model 'irs', but served are iris, net; did you mean 'iris'?"
+    )
+
+
+def test_a_variable_that_means_no_served_model_is_told() -> None:
+    with pytest.raises(UsageError, match=r"^HEADRACE_MODELS__X__SLOTS names the model 'x', but"):
+        settings(HEADRACE_MODELS__X__SLOTS="1").check_names(["iris", "net"])
+
+
+def test_a_variable_that_may_mean_two_models_is_told() -> None:
+    said = settings(HEADRACE_MODELS__MY_NET__SLOTS="1")
+    said.check_names(["my-net", "iris"])
+
+    with pytest.raises(UsageError) as caught:
+        said.check_names(["my-net", "My.Net"])
+
+    assert str(caught.value) == (
+        "HEADRACE_MODELS__MY_NET__SLOTS may mean 'my-net' or 'My.Net', which a variable's name "
+        "cannot tell apart: set it in headrace.toml or by --set"
+    )
