@@ -211,8 +211,8 @@ class Daemon:
         closers.append(lambda: self._repository.close(settings.drain_s))
 
     def _settings_of(self, name: str, tags: Mapping[str, str]) -> ModelSettings:
-        for tag, why in self._settings.ignored_tags(tags).items():
-            _log.warning("tag_ignored", model=name, tag=tag, why=why)
+        if ignored := self._settings.ignored_tags(tags):
+            _log.warning("tags_ignored", model=name, tags=ignored)
         return self._settings.for_model(name, tags)
 
     def _leave(self) -> None:

@@ -175,9 +175,12 @@ def _daemon(store: Store, directory: Path) -> Iterator[RunningDaemon]:
     command = [sys.executable, "-m", "headrace_server.cli", "serve"]
     command += ["--tracking-uri", store.tracking_uri, "--port", "0", "--metrics-port", "0"]
     command += [f"models:/{name}@champion" for name in _MODELS]
+    command += ["--config", os.devnull]
+    # The demo is the same everywhere: settings that the environment may hold are for other daemons.
+    environ = {key: text for key, text in os.environ.items() if not key.startswith("HEADRACE_")}
     log = directory / "daemon.log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stderr=errors, cwd=directory)
+        process = subprocess.Popen(command, stderr=errors, cwd=directory, env=environ)
     try:
         lines = _wait_ready(process, log)
         listening = next(line for line in lines if line["event"] == "listening")

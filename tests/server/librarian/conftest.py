@@ -93,8 +93,12 @@ def _filled(base: Path, uri: str) -> Store:
         in_run = log_classifier("in-run")
         mlflow.log_artifacts(str(saved), "old/model")
     client.create_registered_model("by-path")
-    client.create_model_version("by-path", source=f"{run.info.artifact_uri}/old/model")
+    tags = {f"headrace.{number:03}{'x' * 200}": "y" * 4000 for number in range(100)}
+    client.create_model_version("by-path", source=f"{run.info.artifact_uri}/old/model", tags=tags)
     client.copy_model_version("models:/iris/2", "copied")
+    client.set_registered_model_alias("copied", "twin", "1")
+    for key, value in {"headrace.rows_max": "8", "headrace.x": "", "owner": "me"}.items():
+        client.set_model_version_tag("copied", "1", key, value)
     return Store(
         uri=uri,
         artifacts=base / "artifacts",

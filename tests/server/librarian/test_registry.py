@@ -101,6 +101,21 @@ def test_a_copied_version_holds_the_files_of_the_original(registry: Registry) ->
     assert registry.fetch(copy.source).digest == registry.fetch(original.source).digest
 
 
+@pytest.mark.parametrize(
+    "uri", ["models:/copied/1", "models:/copied@twin", "models:/copied/latest"]
+)
+def test_a_versions_tags_that_speak_to_us_come_with_it(registry: Registry, uri: str) -> None:
+    assert registry.resolve(uri).tags == {"headrace.rows_max": "8", "headrace.x": ""}
+
+
+def test_tags_are_bounded_in_number_and_length(registry: Registry) -> None:
+    """Whoever may write to the registry must not be able to fill our memory or log."""
+    tags = registry.resolve("models:/by-path/1").tags
+
+    assert len(tags) == 64
+    assert max(map(len, (*tags, *tags.values()))) == 256
+
+
 @pytest.mark.parametrize("form", ["{0}", "{0}/", "file://{1}", "file:{1}", "file://localhost{1}"])
 def test_a_directory_goes_by_its_last_segment_made_legal(
     registry: Registry, store: Store, form: str
@@ -705,6 +720,8 @@ def test_a_server_answers_as_a_database_does(server: str, store: Store, cache: P
         "remote", "1", source, "champion"
     )
     assert registry.resolve("models:/iris/latest").version == "2"
+    for uri in ("models:/copied/1", "models:/copied@twin", "models:/copied/latest"):
+        assert registry.resolve(uri).tags == {"headrace.rows_max": "8", "headrace.x": ""}
     assert registry.resolve(f"runs:/{run.info.run_id}/remote").source == source
     assert registry.resolve(f"runs:/{store.run}/old/model").name == "model"
     assert "models:/remote@champion" in registry.list_models()

@@ -1,6 +1,7 @@
 """Flags: settings as the command line says them."""
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,7 +87,9 @@ def test_what_was_typed_for_an_unknown_setting_is_not_repeated() -> None:
     ],
 )
 def test_a_flags_bad_value_is_named_with_its_range(flag: str, text: str, sentence: str) -> None:
-    assert refusal(**{flag: text}) == sentence
+    flags: dict[str, Any] = {flag: text}
+
+    assert refusal(**flags) == sentence
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
