@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 import models
 from headrace.oip.open_inference_pb2 import (
     ModelInferRequest,
+    ModelInferResponse,
     ServerReadyRequest,
     ServerReadyResponse,
 )
@@ -89,7 +90,9 @@ def ask(daemon: Daemon, model: str, rows: int) -> str:
     request.inputs.add(name=name, datatype="FP32", shape=[rows, 4])
     request.raw_input_contents.append(np.zeros((rows, 4), np.float32).tobytes())
     with grpc.insecure_channel(daemon.address) as channel:
-        call = channel.unary_unary(INFER, ModelInferRequest.SerializeToString, None)
+        call = channel.unary_unary(
+            INFER, ModelInferRequest.SerializeToString, ModelInferResponse.FromString
+        )
         try:
             call(request, timeout=30)
         except grpc.RpcError as error:
