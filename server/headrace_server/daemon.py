@@ -202,6 +202,7 @@ class Daemon:
             )
             native = self._native
             closers.append(lambda: native.close(_READ_S_MAX))
+            closers.append(lambda: control.run(self._grpcio.end_watches()))
             self._port = self._native.port
         else:
             self._port = _bound(

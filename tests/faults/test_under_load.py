@@ -6,12 +6,14 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import faulty
-from headrace_client import Client, HeadraceClientError, Internal
+from headrace_client import Client, HeadraceClientError, Internal, ResourceExhausted
 from load import Load
 from serving import Daemon
 
@@ -121,6 +123,20 @@ def test_a_worker_without_memory_for_a_batch_tells_so_and_the_stream_goes_on(sta
     assert worker_pid(daemon) == pid
 
 
+def test_a_full_arena_is_told_and_the_stream_goes_on(start: Start) -> None:
+    daemon = start(
+        *("--set", f"server.arena_bytes_max={4 << 20}"),
+        *("--set", "odd.rows_max=1000000", "--set", "odd.queue_rows_max=1000000"),
+    )
+    with Load(daemon.address, "odd") as load, Client(daemon.address, timeout_s=60) as client:
+        with pytest.raises(ResourceExhausted, match="arena is full"):
+            client.predict("odd", np.zeros((400_000, 2)))
+        load.wait_answered(500)
+
+    # Rows that shared a batch with what did not fit fared the same.
+    assert load.codes <= {"RESOURCE_EXHAUSTED"}
+
+
 def test_a_killed_librarian_costs_no_request(start: Start) -> None:
     daemon = start()
     (librarian,) = [
@@ -172,6 +188,32 @@ def test_what_was_accepted_is_answered_when_the_daemon_is_asked_to_end(
     assert daemon.wait_exit() == 0
     assert load.failed
     assert all(code == "UNAVAILABLE" and was_not_accepted(why) for code, why in load.failed)
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_callers_have_time_to_notice_before_requests_are_refused(
+    start: Start, transport: str
+) -> None:
+    daemon = start("--transport", transport, "--set", "server.drain_delay_s=2")
+    with (
+        Load(daemon.address, "odd", until_failed=True) as load,
+        grpc.insecure_channel(daemon.address) as channel,
+        Client(daemon.address) as client,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        daemon.process.send_signal(signal.SIGTERM)
+
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert not client.ready()
+        assert not client.ready("odd")
+        load.wait_answered(200)
+        load.join()
+        # The stream of those who watch ends with the daemon.
+        assert list(watch) == []
+
+    assert daemon.wait_exit() == 0
+    assert all(was_not_accepted(why) for _, why in load.failed), list(load.failed)
 
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])

@@ -28,6 +28,10 @@ from .reflection import INFERENCE, reflection_servicer
 from .status import status_of
 
 _INFINITY = float("inf")
+# At the end: for how long no call must have come before the connections go, and how long that is
+# waited for (seconds).
+_QUIET_S = 0.1
+_QUIET_S_MAX = 1.0
 _EXTENSIONS = ("binary_tensor_data", "model_repository(index)")
 
 _log = structlog.get_logger("headrace")
@@ -47,6 +51,8 @@ class GrpcioTransport:
         self._lock = threading.Lock()
         self._answers: list[tuple[asyncio.Future[bytes], bytes | HeadraceError]] = []
         self._health = Health()
+        # When a call was last refused because the daemon is about to end.
+        self._refused_at = -_INFINITY
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
@@ -81,9 +87,23 @@ class GrpcioTransport:
         await self._server.start()
         await self.show_readiness()
 
-    async def close(self, grace_s: float) -> None:
-        """Close every connection; calls that are open have *grace_s* to end."""
+    async def end_watches(self) -> None:
+        """End the streams of those who watch health, once they have been told the last news."""
         self._health.close()
+
+    async def close(self, grace_s: float) -> None:
+        """Close every connection; calls that are open have *grace_s* to end.
+
+        A caller that goes on sending is told for a moment to go elsewhere, since what is on its way
+        when the connections go ends as cancelled.
+        """
+        await self.end_watches()
+        self._refused_at = began = time.monotonic()
+        # No event tells that nothing more will come.
+        while time.monotonic() < min(  # noqa: ASYNC110
+            self._refused_at + _QUIET_S, began + _QUIET_S_MAX
+        ):
+            await asyncio.sleep(_QUIET_S / 10)
         await self._server.stop(grace_s)
 
     async def show_readiness(self) -> None:
@@ -125,6 +145,7 @@ class GrpcioTransport:
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
         if self._service.is_refusing:
+            self._refused_at = time.monotonic()
             error = Draining("the server is about to end: retry elsewhere")
             self._service.on_failure(error.reason)
             await context.abort(status_of(error), error.message)

@@ -23,10 +23,11 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 # per call the larger it is.
 _BURST_MAX = 256
 _INFINITY = float("inf")
-# At the end: how often to look whether all answers are written, and how long the last bytes may
-# take from the front to the network (seconds).
+# At the end: how often to look whether all answers are written, for how long no call must have come
+# before the connections go, and how long that is waited for (seconds).
 _LOOK_S = 0.01
-_FLUSH_S = 0.05
+_QUIET_S = 0.1
+_QUIET_S_MAX = 1.0
 
 _log = structlog.get_logger("headrace")
 
@@ -80,14 +81,11 @@ class NativeTransport:
     def close(self, grace_s: float) -> None:
         """Close the listener and every connection, once what was answered is written.
 
-        A caller that does not read its answer is given *grace_s*.
+        A caller that does not read its answer is given *grace_s*; one that goes on sending is told
+        for a moment to go elsewhere, since what is on its way then would end as cancelled.
         """
         if self._thread.ident is not None:
-            # The front drops what it has not written yet.
-            until = time.monotonic() + grace_s
-            while self._unwritten() and time.monotonic() < until:
-                time.sleep(_LOOK_S)
-            time.sleep(_FLUSH_S)
+            self._wait_written(grace_s)
         self._front.close()
         if self._thread.ident is not None:
             self._thread.join()
@@ -105,13 +103,29 @@ class NativeTransport:
         if self._open.pop(call, None) is not None:  # type: ignore[call-overload]
             self._front.fail(call, number_of(error), error.message)  # type: ignore[arg-type]
 
-    def _unwritten(self) -> int:
-        """Calls that were started and whose answer is not written to its end."""
+    def _wait_written(self, grace_s: float) -> None:
+        """Wait until every answer is written to its end, and no new calls come."""
+        began = quiet_since = time.monotonic()
+        last = -1
+        while (now := time.monotonic()) < began + grace_s:
+            started, ended = self._calls()
+            if started != last:
+                last, quiet_since = started, now
+            is_quiet = now - quiet_since >= _QUIET_S or now - began >= _QUIET_S_MAX
+            if is_quiet and started == ended:
+                return
+            time.sleep(_LOOK_S)
+
+    def _calls(self) -> tuple[int, int]:
+        """How many calls have come, and how many answers were written to their end."""
         metrics = self._front.metrics()
         assert metrics is not None, "the front was made with metrics"
-        calls = metrics["methods"][INFER]
-        ended: int = sum(status["count"] for status in calls["status"].values())
-        return int(calls["started"]) - ended
+        # Those of the server behind it too.
+        calls = metrics["methods"].values()
+        return (
+            sum(method["started"] for method in calls),
+            sum(status["count"] for method in calls for status in method["status"].values()),
+        )
 
     def _receive(self) -> None:
         front = self._front
