@@ -1,8 +1,8 @@
 """Overhead: what a request costs beside the bare transport, in one run.
 
-The server, with all its processes, has one core, h2load another. Control, iris and mlp take turns
-at every number of requests in flight; figures are medians over several turns, and the ratios are
-medians of each turn's own ratio, since the machine's speed drifts between turns.
+A server, with all its processes, has one core, h2load another. Every server and the control of its
+transport take turns at every number of requests in flight; figures are medians over several turns,
+and the ratios are medians of each turn's own ratio, since the machine's speed drifts between turns.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import platform
 import statistics
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,43 @@ import servers
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 
+# What the daemon on grpcio must reach of a bare grpc.aio echo's requests/s, and where.
+GRPCIO_RATE_RATIO_MIN = 0.75
+GRPCIO_IN_FLIGHT = 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A server under measurement.
+
+    Attributes:
+        name: As it is printed and stored.
+        model: The model that is asked; a control is sent the same message.
+        transport: "native" or "grpcio".
+        is_control: Whether it is the bare transport, which stands before those measured by it.
+    """
+
+    name: str
+    model: str
+    transport: str
+    is_control: bool = False
+
+
+SUBJECTS = (
+    Subject("control", "iris", "native", is_control=True),
+    Subject("iris", "iris", "native"),
+    Subject("mlp", "mlp", "native"),
+    Subject("control grpcio", "iris", "grpcio", is_control=True),
+    Subject("iris grpcio", "iris", "grpcio"),
+    Subject("mlp grpcio", "mlp", "grpcio"),
+)
+CONTROLS = {subject.transport: subject.name for subject in SUBJECTS if subject.is_control}
+# The name of each server's control; a control is its own.
+CONTROL_OF = {subject.name: CONTROLS[subject.transport] for subject in SUBJECTS}
+
+Turn = dict[str, dict[str, float]]
+Figure = dict[str, float | int | str]
+
 
 def main() -> None:
     """Measure, print, write."""
@@ -29,28 +67,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="turns per figure (default 5)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default 1.5)")
     parser.add_argument("--in-flight", type=int, nargs="*", default=list(h2load.IN_FLIGHT))
+    parser.add_argument(
+        "--transport", choices=list(CONTROLS), nargs="*", default=list(CONTROLS), help="both"
+    )
     arguments = parser.parse_args()
     h2load.require()
-    server_core, load_core = servers.cores()
-    store = models.prepare()
-    payloads = {
-        "control": servers.body("iris", models.iris_row()),
-        "iris": servers.body("iris", models.iris_row()),
-        "mlp": servers.body("mlp", models.mlp_row()),
-    }
-    with ExitStack() as stack:
-        running = {"control": stack.enter_context(servers.control(server_core))}
-        for name in ("iris", "mlp"):
-            started = servers.daemon(server_core, store.tracking_uri, [f"models:/{name}@champion"])
-            running[name] = stack.enter_context(started)
-        answers = {
-            name: len(servers.ask(server, payloads[name])) for name, server in running.items()
-        }
-        turns = _turns(running, payloads, answers, load_core, arguments)
-        memory = {name: server.resident_bytes() for name, server in running.items()}
-        ready = {name: server.ready_s for name, server in running.items() if server.ready_s}
+    subjects = [subject for subject in SUBJECTS if subject.transport in arguments.transport]
+    turns, started = _measure(subjects, arguments)
     figures = _figures(turns)
-    _print(figures, memory, ready)
+    _print(figures, started)
+    if len(subjects) < len(SUBJECTS) or set(arguments.in_flight) != set(h2load.IN_FLIGHT):
+        return  # The stored result is always a whole one.
     result = {
         "command": "make bench",
         "machine": f"{platform.machine()}, Python {platform.python_version()}, "
@@ -58,14 +85,48 @@ def main() -> None:
         "pairs": arguments.pairs,
         "seconds": arguments.seconds,
         "figures": figures,
-        "daemon_resident_mb": {k: round(v / 1e6, 1) for k, v in memory.items() if k != "control"},
-        "ready_s": {name: round(seconds, 2) for name, seconds in ready.items()},
+        "daemon_resident_mb": {name: one.resident_mb for name, one in started.items()},
+        "ready_s": {name: one.ready_s for name, one in started.items()},
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
-Turn = dict[str, dict[str, float]]
+@dataclass(frozen=True)
+class Started:
+    """What a daemon took: seconds to readiness, and memory of its first process after the load."""
+
+    ready_s: float
+    resident_mb: float
+
+
+def _measure(
+    subjects: list[Subject], arguments: argparse.Namespace
+) -> tuple[dict[int, list[Turn]], dict[str, Started]]:
+    server_core, load_core = servers.cores()
+    uri = models.prepare().tracking_uri
+    rows = {"iris": models.iris_row(), "mlp": models.mlp_row()}
+    payloads = {one.name: servers.body(one.model, rows[one.model]) for one in subjects}
+    with ExitStack() as stack:
+        running = {}
+        for one in subjects:
+            uris = [f"models:/{one.model}@champion"]
+            server = (
+                servers.control(server_core, one.transport)
+                if one.is_control
+                else servers.daemon(server_core, uri, uris, one.transport)
+            )
+            running[one.name] = stack.enter_context(server)
+        answers = {
+            name: len(servers.ask(server, payloads[name])) for name, server in running.items()
+        }
+        turns = _turns(running, payloads, answers, load_core, arguments)
+        started = {
+            name: Started(round(server.ready_s, 2), round(server.resident_bytes() / 1e6, 1))
+            for name, server in running.items()
+            if server.ready_s is not None
+        }
+    return turns, started
 
 
 def _turns(
@@ -126,27 +187,25 @@ def _requests_for(
     return max(500, int(guess.requests_per_s * seconds))
 
 
-def _figures(turns: dict[int, list[Turn]]) -> list[dict[str, float | int | str]]:
-    figures: list[dict[str, float | int | str]] = []
+def _figures(turns: dict[int, list[Turn]]) -> list[Figure]:
+    figures: list[Figure] = []
     for in_flight, taken in turns.items():
         for name in taken[0]:
-            figure: dict[str, float | int | str] = {"in_flight": in_flight, "server": name}
+            figure: Figure = {"in_flight": in_flight, "server": name}
             for key in taken[0][name]:
                 figure[key] = round(statistics.median(turn[name][key] for turn in taken), 4)
-            figure["cpu_ratio_to_control"] = round(
-                statistics.median(
-                    turn[name]["cpu_s_per_1000"] / turn["control"]["cpu_s_per_1000"]
-                    for turn in taken
-                ),
-                2,
-            )
+            figure["cpu_ratio_to_control"] = _ratio(taken, name, "cpu_s_per_1000")
+            figure["rate_ratio_to_control"] = _ratio(taken, name, "requests_per_s")
             figures.append(figure)
     return figures
 
 
-def _print(
-    figures: list[dict[str, float | int | str]], memory: dict[str, int], ready: dict[str, float]
-) -> None:
+def _ratio(taken: list[Turn], name: str, key: str) -> float:
+    control = CONTROL_OF[name]
+    return round(statistics.median(turn[name][key] / turn[control][key] for turn in taken), 2)
+
+
+def _print(figures: list[Figure], started: dict[str, Started]) -> None:
     console = Console()
     table = Table(title="One row a request; server on one core, load on another")
     columns = {
@@ -156,19 +215,26 @@ def _print(
         "p50_ms": "p50 ms",
         "p99_ms": "p99 ms",
         "cpu_s_per_1000": "CPU s / 1000",
-        "cpu_ratio_to_control": "ratio",
+        "cpu_ratio_to_control": "CPU ratio",
+        "rate_ratio_to_control": "rate ratio",
     }
     for title in columns.values():
         table.add_column(title, justify="left" if title == "server" else "right")
     for figure in figures:
-        if figure["server"] == "control":
+        if figure["server"] in CONTROLS.values():
             table.add_section()
         table.add_row(*(_cell(key, figure[key]) for key in columns))
     console.print(table)
-    for name, seconds in ready.items():
+    for name, one in started.items():
         console.print(
-            f"{name}: ready after {seconds:.1f} s, daemon process {memory[name] / 1e6:.0f} MB"
+            f"{name}: ready after {one.ready_s:.1f} s, daemon process {one.resident_mb:.0f} MB"
         )
+    for figure in figures:
+        if (figure["server"], figure["in_flight"]) == ("iris grpcio", GRPCIO_IN_FLIGHT):
+            console.print(
+                f"iris grpcio, {GRPCIO_IN_FLIGHT} in flight: {figure['rate_ratio_to_control']} of "
+                f"the requests/s of a bare grpc.aio echo; wanted: at least {GRPCIO_RATE_RATIO_MIN}"
+            )
 
 
 def _cell(key: str, value: float | str) -> str:

@@ -56,9 +56,10 @@ class Server:
 
 
 @contextmanager
-def control(core: int) -> Iterator[Server]:
-    """The bare transport."""
-    command = [*_pin(core), sys.executable, str(HERE / "control.py"), "0"]
+def control(core: int, transport: str) -> Iterator[Server]:
+    """The bare transport: "native" or "grpcio"."""
+    script = {"native": "control.py", "grpcio": "control_grpcio.py"}[transport]
+    command = [*_pin(core), sys.executable, str(HERE / script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -68,11 +69,12 @@ def control(core: int) -> Iterator[Server]:
 
 
 @contextmanager
-def daemon(core: int, tracking_uri: str, uris: Sequence[str]) -> Iterator[Server]:
+def daemon(core: int, tracking_uri: str, uris: Sequence[str], transport: str) -> Iterator[Server]:
     """The installed headrace, ready to serve *uris*."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         command = [*_pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
-        command += ["--tracking-uri", tracking_uri, "--port", "0", "--metrics-port", "0"]
+        command += ["--tracking-uri", tracking_uri, "--transport", transport]
+        command += ["--port", "0", "--metrics-port", "0"]
         began = time.monotonic()
         process = subprocess.Popen(command, stderr=log)
         try:

@@ -16,6 +16,7 @@ from headrace.signature import Signature
 from headrace_server.completions import Timed
 from headrace_server.errors import HeadraceError, InstanceLost, InvalidRequest, ModelNotFound
 from headrace_server.instances.group import InstanceGroup
+from headrace_server.instrument import Instrument
 from headrace_server.repository.model import ModelVersion
 from headrace_server.repository.repository import Repository
 from headrace_server.scheduler.scheduler import Scheduler
@@ -285,6 +286,7 @@ class RecordingTarget:
     def __init__(self) -> None:
         self.submitted: list[Request] = []
         self.cancelled: list[Request] = []
+        self.instrument = Instrument()
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.submitted += requests

@@ -114,8 +114,11 @@ def requests(draw: DrawFn, key: BatchKey, reply: Reply, rows_max: int = 5) -> Re
 
 def raw_rows(layout: InputLayout, rows: int) -> SearchStrategy[bytes]:
     """The raw bytes of *rows* rows."""
+    nbytes = rows * layout.row_bytes
+    if layout.datatype.name == "BOOL":
+        return st.lists(st.integers(0, 1), min_size=nbytes, max_size=nbytes).map(bytes)
     if layout.datatype is not BYTES:
-        return st.binary(min_size=rows * layout.row_bytes, max_size=rows * layout.row_bytes)
+        return st.binary(min_size=nbytes, max_size=nbytes)
     count = rows * math.prod(layout.row_shape)
     return st.lists(st.binary(max_size=5), min_size=count, max_size=count).map(chained)
 

@@ -158,21 +158,24 @@ class Signature:
 
 
 def common_rows(given: Sequence[Given]) -> int:
-    """The size that all first axes share; 1 where a tensor has none.
+    """The size that all first axes share; 1 where there is none. A scalar goes with any rows.
 
     Raises:
         SignatureMismatch: There is no tensor, or the sizes differ.
     """
     if not given:
         raise SignatureMismatch("a request needs at least one input, got none")
-    rows = [tensor.shape[0] if tensor.shape else 1 for tensor in given]
-    for tensor, count in zip(given, rows, strict=True):
-        if count != rows[0]:
+    with_rows = [tensor for tensor in given if tensor.shape]
+    if not with_rows:
+        return 1
+    first = with_rows[0]
+    for tensor in with_rows:
+        if tensor.shape[0] != first.shape[0]:
             raise SignatureMismatch(
-                f"input {tensor.name!r} has {count} rows, but {given[0].name!r} has {rows[0]}: "
-                "all inputs of a request need the same number of rows"
+                f"input {tensor.name!r} has {tensor.shape[0]} rows, but {first.name!r} has "
+                f"{first.shape[0]}: all inputs of a request need the same number of rows"
             )
-    return rows[0]
+    return first.shape[0]
 
 
 def _check(spec: TensorSpec, given: Given) -> bool:

@@ -50,7 +50,8 @@ class Instrument:
     """Numbers of one model version.
 
     Attributes:
-        answered: Requests answered.
+        answered: Requests answered from batches.
+        answered_empty: Requests of no rows, answered without one; written by the transport.
         failed: Requests that ended in an error, by reason.
         rows: Rows answered.
         batches: Batches run, retries included.
@@ -65,6 +66,7 @@ class Instrument:
 
     def __init__(self) -> None:
         self.answered = 0
+        self.answered_empty = 0
         self.failed: defaultdict[str, int] = defaultdict(int)
         self.rows = 0
         self.batches = 0
@@ -75,3 +77,8 @@ class Instrument:
         self.batch_s = Histogram(DURATION_BUCKETS_S)
         self.compute_s = Histogram(DURATION_BUCKETS_S)
         self.batch_rows = Histogram(ROWS_BUCKETS)
+
+    @property
+    def requests(self) -> int:
+        """Requests answered."""
+        return self.answered + self.answered_empty

@@ -32,7 +32,7 @@ _HISTOGRAMS = (
 )
 
 _COUNTERS = (
-    ("headrace_requests", "Requests answered.", "answered"),
+    ("headrace_requests", "Requests answered.", "requests"),
     ("headrace_rows", "Rows run.", "rows"),
     ("headrace_batches", "Batches run.", "batches"),
     ("headrace_batches_retried", "Batches run again after a worker was lost.", "retried"),

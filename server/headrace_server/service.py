@@ -12,9 +12,10 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Given, Signature, SignatureMismatch, common_rows
 
 from .errors import InvalidRequest, ResourceExhausted
+from .instrument import Instrument
 from .repository.model import ModelVersion
 from .repository.repository import Repository
-from .types import InputLayout, Plan, Request, Target
+from .types import InputLayout, Outputs, OutputTensor, Plan, Request, Target
 
 # Rows of one request; also what keeps products of sizes far from overflow.
 ROWS_MAX = 2**31 - 1
@@ -102,14 +103,13 @@ class Service:
             order, rows, exact = _fit(model.signature, ask.inputs)
         except SignatureMismatch as error:
             raise InvalidRequest(f"model {ask.model!r}: {error}") from None
-        if rows < 1:
-            raise InvalidRequest(f"input {ask.inputs[0].name!r}: expected at least 1 row, got none")
         _check_outputs(model, ask.outputs)
         layouts = tuple(_layout(ask.inputs[index]) for index in order)
         elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
+        is_scalar = not all(layout.has_rows for layout in layouts)
         return Plan(
-            target=target,
-            key=model.batch_key(layouts, ask.outputs, is_scalar=not ask.inputs[0].shape),
+            target=target if rows else NoRows(target.instrument, _no_rows(model, ask.outputs)),
+            key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar),
             rows=rows,
             order=order,
             byte_counts=tuple(
@@ -117,7 +117,11 @@ class Service:
                 for tensor, n in zip(ask.inputs, elements, strict=True)
             ),
             element_counts=elements,
-            exact=tuple(order.index(index) for index in exact),
+            checked=tuple(
+                at
+                for at, index in enumerate(order)
+                if index in exact or layouts[at].datatype.name == "BOOL"
+            ),
             timeout_s=ask.timeout_s,
         )
 
@@ -137,6 +141,48 @@ class Service:
         target.submit(requests)
 
 
+class NoRows:
+    """A target that answers requests of no rows at once: many models fail on them."""
+
+    def __init__(self, instrument: Instrument, outputs: Outputs) -> None:
+        self._instrument = instrument
+        self._outputs = outputs
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """See `types.Target`."""
+        for request in requests:
+            if not request.is_cancelled:
+                self._instrument.answered_empty += 1
+                request.reply.answer(request, self._outputs, 0, 0)
+
+    def cancel(self, request: Request) -> None:
+        """See `types.Target`."""
+        request.is_cancelled = True
+
+
+def _no_rows(model: ModelVersion, wanted: Sequence[str]) -> Outputs:
+    """No rows of the outputs that *model* is known to have; inner axes of any size are 0.
+
+    Raises:
+        InvalidRequest: They are not known, or do not follow the rows.
+    """
+    specs = {spec.name: spec for spec in model.signature.outputs} if model.signature else {}
+    if not specs:
+        raise InvalidRequest(
+            f"model {model.name!r}: expected at least 1 row, got none; its outputs are not known"
+        )
+    tensors = []
+    for spec in (specs[name] for name in wanted or specs):
+        if spec.shape[:1] != (-1,):
+            raise InvalidRequest(
+                f"model {model.name!r}: expected at least 1 row, got none; its output "
+                f"{spec.name!r} of shape {list(spec.shape)} does not follow the rows"
+            )
+        shape = (0, *(max(size, 0) for size in spec.shape[1:]))
+        tensors.append(OutputTensor(spec.name, DATATYPES[spec.datatype], shape, b""))
+    return Outputs((model.name, model.version), tuple(tensors), 0)
+
+
 def _fit(
     signature: Signature | None, inputs: Sequence[Given]
 ) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
@@ -148,8 +194,8 @@ def _fit(
                     f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}, expected one of "
                     f"{', '.join(DATATYPES)}"
                 )
-        if len({tensor.name for tensor in inputs}) != len(inputs):
-            raise SignatureMismatch("two inputs have the same name")
+        if (twice := _repeated([tensor.name for tensor in inputs])) is not None:
+            raise SignatureMismatch(f"input {twice!r} is given twice")
         return tuple(range(len(inputs))), common_rows(inputs), ()
     fit = signature.fit(inputs)
     return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
@@ -180,15 +226,27 @@ def _check_name(name: str) -> None:
 
 def _check_outputs(model: ModelVersion, outputs: Sequence[str]) -> None:
     known = [spec.name for spec in model.signature.outputs] if model.signature else []
-    if len(set(outputs)) != len(outputs):
-        raise InvalidRequest("an output is asked for twice")
     for name in outputs:
         _check_name(name)
+    if (twice := _repeated(outputs)) is not None:
+        raise InvalidRequest(f"output {twice!r} is asked for twice")
+    for name in outputs:
         if known and name not in known:
             raise InvalidRequest(f"model {model.name!r}: unknown output {name!r}, expected {known}")
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    """The first name that stands twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _layout(tensor: Given) -> InputLayout:
     datatype = DATATYPES[tensor.datatype]
     row_shape = tuple(tensor.shape[1:])
-    return InputLayout(tensor.name, datatype, row_shape, math.prod(row_shape) * datatype.itemsize)
+    row_bytes = math.prod(row_shape) * datatype.itemsize
+    return InputLayout(tensor.name, datatype, row_shape, row_bytes, has_rows=bool(tensor.shape))

@@ -25,12 +25,14 @@ class InputLayout:
         datatype: The datatype on the wire; the worker widens to the signature's.
         row_shape: All axes but the first.
         row_bytes: Raw bytes of one row; 0 for BYTES.
+        has_rows: Whether there is a first axis, which counts rows; a scalar has none.
     """
 
     name: str
     datatype: Datatype
     row_shape: tuple[int, ...]
     row_bytes: int
+    has_rows: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +42,7 @@ class BatchKey:
     Attributes:
         inputs: The inputs, in the order in which requests hold their tensors.
         outputs: Names of the outputs asked for; empty for all.
-        is_scalar: Whether the tensors have no row axis, so that every batch is one whole request.
+        is_scalar: Whether an input has no row axis, so that every batch is one whole request.
     """
 
     inputs: tuple[InputLayout, ...]
@@ -263,7 +265,8 @@ class Plan:
         order: For each input of the key, which tensor of the request fills it.
         byte_counts: Expected length of each tensor of the request; -1 for BYTES.
         element_counts: Elements of each tensor of the request.
-        exact: Which tensors hold integers that must stay within 2**53.
+        checked: Which inputs of the key hold values to look at: BOOL, which must be 0 or 1, and
+            integers that must stay within 2**53.
         timeout_s: How long they may take at most; infinity for no limit.
     """
 
@@ -273,5 +276,5 @@ class Plan:
     order: tuple[int, ...]
     byte_counts: tuple[int, ...]
     element_counts: tuple[int, ...]
-    exact: tuple[int, ...]
+    checked: tuple[int, ...]
     timeout_s: float = math.inf

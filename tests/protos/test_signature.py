@@ -234,9 +234,11 @@ def test_a_refusal_lists_only_so_many_names() -> None:
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=4))
 def test_rows_are_common_or_refused(rows: list[int]) -> None:
     tensors = [Given(str(i), "FP32", (count, 2)) for i, count in enumerate(rows)]
+    scalar = Given("t", "FP32", ())
 
     if len(set(rows)) == 1:
         assert common_rows(tensors) == rows[0]
+        assert common_rows([scalar, *tensors]) == rows[0]
     else:
         with pytest.raises(SignatureMismatch, match="the same number of rows"):
             common_rows(tensors)

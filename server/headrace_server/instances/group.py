@@ -242,7 +242,7 @@ class InstanceGroup:
         refs = []
         for layout, pieces, nbytes in zip(batch.key.inputs, columns, sizes, strict=True):
             _write(memory, at, pieces, nbytes)
-            shape = layout.row_shape if batch.key.is_scalar else (batch.rows, *layout.row_shape)
+            shape = (batch.rows, *layout.row_shape) if layout.has_rows else ()
             refs.append(TensorRef(layout.name, layout.datatype.code, shape, at, nbytes))
             at += aligned(nbytes)
         return tuple(refs)

@@ -213,7 +213,7 @@ class Batcher:
                 if parts:
                     break
                 # Too large for any batch: cut where splitting is possible, else alone and whole.
-                taken = room if self.limits.splits else remaining
+                taken = room if self.limits.splits and not line.key.is_scalar else remaining
             else:
                 taken = remaining
             start = request.taken_rows

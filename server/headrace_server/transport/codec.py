@@ -134,11 +134,13 @@ class Decoder:
                 plan = layout.plan
                 whole = payload if layout.nbytes <= _SLICE_BYTES_MAX else memoryview(payload)
                 tensors = [whole[begin + a : begin + b] for a, b in layout.slices]
-                if plan.exact:
-                    _check_exact(plan, tensors)
+                if plan.checked:
+                    _check_values(plan, tensors)
                 if plan.timeout_s != math.inf:
                     deadline_at = min(deadline_at, now + plan.timeout_s)
                 id_field = payload[at:begin]
+                if not id_field.isascii():
+                    _check_id(id_field[2:])
                 return plan, Request(
                     plan.key,
                     plan.rows,
@@ -166,6 +168,7 @@ class Decoder:
             fields = split(payload, id_tag=_TAG_ID, raw_tag=_TAG_RAW_INPUT)
         except WireError as error:
             raise InvalidRequest(f"{_MALFORMED}: {error}") from None
+        _check_id(fields.id_field[fields.id_start :])
         # Without raw contents there may be typed ones, which are read anew for every message.
         plan = self._plans.get(fields.shared) if fields.raws else None
         given: Sequence[Buffer] = [payload[a:b] for a, b in fields.raws]
@@ -178,8 +181,8 @@ class Decoder:
                 self._plans[fields.shared] = plan
         _check_bytes(plan, given)
         tensors = [given[index] for index in plan.order]
-        if plan.exact:
-            _check_exact(plan, tensors)
+        if plan.checked:
+            _check_values(plan, tensors)
         self._learn(payload, fields, plan, at, begin)
         return plan, Request(
             plan.key,
@@ -337,6 +340,16 @@ def _head(outputs: Outputs, rows: int) -> _Head:
 # Checks of what a plan cannot know.
 
 
+def _check_id(id_bytes: bytes) -> None:
+    """Whether the id is text: the answer that echoes it could not be read otherwise."""
+    try:
+        id_bytes.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"id: expected UTF-8, got {id_bytes[:32]!r}, which is none at byte {error.start}"
+        ) from None
+
+
 def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
     """Whether each tensor has as many bytes, or BYTES elements, as its shape needs."""
     if len(given) != len(plan.byte_counts):
@@ -358,10 +371,18 @@ def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
             raise InvalidRequest(f"{_input_name(plan, index)}: {error}") from None
 
 
-def _check_exact(plan: Plan, tensors: Sequence[Buffer]) -> None:
-    """Whether integers that become FP64 stay within 2**53."""
-    for index in plan.exact:
+def _check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
+    """Whether BOOL is 0 or 1, and integers that become FP64 stay within 2**53."""
+    for index in plan.checked:
         layout = plan.key.inputs[index]
+        if layout.datatype.name == "BOOL":
+            octets = np.frombuffer(tensors[index], np.uint8)
+            if octets.size and octets.max() > 1:
+                # numpy would take any byte for true, but keep its odd bits in what is computed.
+                raise InvalidRequest(
+                    f"input {layout.name!r}: expected BOOL elements of 0 or 1, got {octets.max()}"
+                )
+            continue
         values = np.frombuffer(tensors[index], layout.datatype.wire)
         if values.size and (
             int(values.max()) > EXACT_INTEGER_MAX or int(values.min()) < -EXACT_INTEGER_MAX

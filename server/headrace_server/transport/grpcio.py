@@ -10,7 +10,6 @@ import time
 from typing import Any, TypeAlias
 
 import grpc
-import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
@@ -18,25 +17,25 @@ from headrace.oip import open_inference_pb2
 from headrace.signature import TensorSpec
 
 from .. import VERSION
-from ..errors import Draining, HeadraceError, InternalError
+from ..errors import HeadraceError
 from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
-from .codec import Decoder, Encoder
+from .codec import Encoder
 from .health import Health
+from .intake import Intake
 from .reflection import INFERENCE, reflection_servicer
 from .status import status_of
 
-_INFINITY = float("inf")
 # At the end: for how long no call must have come before the connections go, and how long that is
 # waited for (seconds).
 _QUIET_S = 0.1
 _QUIET_S_MAX = 1.0
 _EXTENSIONS = ("binary_tensor_data", "model_repository(index)")
 
-_log = structlog.get_logger("headrace")
-
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# What a call to ModelInfer waits on. An error is a result: nobody may be left to retrieve it.
+_Future: TypeAlias = "asyncio.Future[bytes | HeadraceError]"
 
 
 class GrpcioTransport:
@@ -44,15 +43,15 @@ class GrpcioTransport:
 
     def __init__(self, service: Service, *, message_bytes_max: int) -> None:
         self._service = service
-        self._decoder = Decoder(service)
+        self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
         self._loop = asyncio.get_running_loop()
+        # Whether calls of this turn of the loop are being gathered.
+        self._is_gathering = False
         # Answers on their way to the loop.
         self._lock = threading.Lock()
-        self._answers: list[tuple[asyncio.Future[bytes], bytes | HeadraceError]] = []
+        self._answers: list[tuple[_Future, bytes | HeadraceError]] = []
         self._health = Health()
-        # When a call was last refused because the daemon is about to end.
-        self._refused_at = -_INFINITY
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
@@ -98,12 +97,11 @@ class GrpcioTransport:
         when the connections go ends as cancelled.
         """
         await self.end_watches()
-        self._refused_at = began = time.monotonic()
         # No event tells that nothing more will come.
-        while time.monotonic() < min(  # noqa: ASYNC110
-            self._refused_at + _QUIET_S, began + _QUIET_S_MAX
-        ):
+        began = now = time.monotonic()
+        while now < min(max(began, self._intake.refused_at) + _QUIET_S, began + _QUIET_S_MAX):
             await asyncio.sleep(_QUIET_S / 10)
+            now = time.monotonic()
         await self._server.stop(grace_s)
 
     async def show_readiness(self) -> None:
@@ -124,8 +122,9 @@ class GrpcioTransport:
         self._resolve(request, error)
 
     def _resolve(self, request: Request, result: bytes | HeadraceError) -> None:
-        future = request.call
-        assert isinstance(future, asyncio.Future), "calls of this transport are futures"
+        future: _Future = request.call  # type: ignore[assignment]
+        # Answered: should the caller leave now, there is nothing left to take back.
+        request.call = None
         with self._lock:
             is_first = not self._answers
             self._answers.append((future, result))
@@ -136,43 +135,36 @@ class GrpcioTransport:
         with self._lock:
             answers, self._answers = self._answers, []
         for future, result in answers:
-            if future.done():
-                continue
-            if isinstance(result, HeadraceError):
-                future.set_exception(result)
-            else:
+            if not future.done():
                 future.set_result(result)
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
-        if self._service.is_refusing:
-            self._refused_at = time.monotonic()
-            error = Draining("the server is about to end: retry elsewhere")
-            self._service.on_failure(error.reason)
-            await context.abort(status_of(error), error.message)
-        now = time.monotonic()
-        left_s = context.time_remaining()
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        self._decoder.begin_burst()
+        intake = self._intake
+        if not self._is_gathering:
+            self._is_gathering = True
+            intake.begin()
+            # Calls that came together are handled in one turn of the loop; this runs after them.
+            self._loop.call_soon(self._submit)
+        future: _Future = self._loop.create_future()
         try:
-            plan, request = self._decoder.decode(
-                payload, self, future, now, _INFINITY if left_s is None else now + left_s
-            )
-            self._service.submit(plan.target, (request,))
+            target, request = intake.take(payload, future, context.time_remaining())
         except HeadraceError as error:
-            self._service.on_failure(error.reason)
-            await context.abort(status_of(error), error.message)
-        except Exception:  # noqa: BLE001 - gRPC would tell the caller our exception's text.
-            _log.exception("decode_failed")
-            self._service.on_failure(InternalError.reason)
-            await context.abort(grpc.StatusCode.INTERNAL, "an error of the server's own")
-        try:
-            return await future
-        except asyncio.CancelledError:
-            plan.target.cancel(request)
-            raise
-        except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            result: bytes | HeadraceError = error
+        else:
+            try:
+                result = await future
+            except asyncio.CancelledError:
+                if request.call is not None:
+                    target.cancel(request)
+                raise
+        if isinstance(result, bytes):
+            return result
+        await context.abort(status_of(result), result.message)
         raise AssertionError("abort always raises")
+
+    def _submit(self) -> None:
+        self._is_gathering = False
+        self._intake.submit()
 
 
 class InferenceServicer:

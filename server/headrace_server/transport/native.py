@@ -8,13 +8,13 @@ on a Unix socket behind it.
 import threading
 import time
 
-import structlog
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from ..errors import Draining, HeadraceError, InternalError, ResourceExhausted
+from ..errors import HeadraceError
 from ..service import Service
 from ..types import Outputs, Request, Target
-from .codec import Decoder, Encoder
+from .codec import Encoder
+from .intake import Intake
 from .status import number_of
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -22,14 +22,11 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Calls taken in one entry into Python. A burst is answered sooner the smaller it is, and costs less
 # per call the larger it is.
 _BURST_MAX = 256
-_INFINITY = float("inf")
 # At the end: how often to look whether all answers are written, for how long no call must have come
 # before the connections go, and how long that is waited for (seconds).
 _LOOK_S = 0.01
 _QUIET_S = 0.1
 _QUIET_S_MAX = 1.0
-
-_log = structlog.get_logger("headrace")
 
 
 class NativeTransport:
@@ -54,9 +51,7 @@ class NativeTransport:
         Raises:
             RuntimeError, OSError: The address cannot be bound.
         """
-        self._service = service
-        self._message_bytes_max = message_bytes_max
-        self._decoder = Decoder(service)
+        self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
@@ -128,57 +123,19 @@ class NativeTransport:
         )
 
     def _receive(self) -> None:
-        front = self._front
+        front, intake = self._front, self._intake
         while (events := front.recv_batch_details(_BURST_MAX)) is not None:
-            now = time.monotonic()
-            self._decoder.begin_burst()
-            burst: dict[Target, list[Request]] = {}
+            intake.begin()
             for kind, call, _method, payload, _key, details in events:
                 if kind != EVENT_CALL:
                     self._cancel(call)
                     continue
                 assert payload is not None, "a call comes with its message"
                 try:
-                    self._take(call, payload, now, details[2] if details else None, burst)
+                    self._open[call] = intake.take(payload, call, details[2] if details else None)
                 except HeadraceError as error:
-                    self._service.on_failure(error.reason)
                     front.fail(call, number_of(error), error.message)
-                except Exception:  # noqa: BLE001 - one message must not cost the others theirs.
-                    self._service.on_failure(InternalError.reason)
-                    _log.exception("decode_failed", call=call)
-                    front.fail(call, 13, "an error of the server's own")
-            for target, requests in burst.items():
-                try:
-                    self._service.submit(target, requests)
-                except Exception:  # noqa: BLE001 - this thread must outlive any single fault.
-                    _log.exception("submit_failed", requests=len(requests))
-                    for request in requests:
-                        self.fail(request, InternalError("an error of the server's own"))
-
-    def _take(
-        self,
-        call: int,
-        payload: bytes,
-        now: float,
-        left_s: float | None,
-        burst: dict[Target, list[Request]],
-    ) -> None:
-        if self._service.is_refusing:
-            raise Draining("the server is about to end: retry elsewhere")
-        if len(payload) > self._message_bytes_max:
-            raise ResourceExhausted(
-                f"the message has {len(payload)} bytes, message_bytes_max is "
-                f"{self._message_bytes_max}"
-            )
-        deadline_at = _INFINITY if left_s is None else now + left_s
-        plan, request = self._decoder.decode(payload, self, call, now, deadline_at)
-        target = plan.target
-        self._open[call] = (target, request)
-        requests = burst.get(target)
-        if requests is None:
-            burst[target] = [request]
-        else:
-            requests.append(request)
+            intake.submit()
 
     def _cancel(self, call: int) -> None:
         entry = self._open.pop(call, None)

@@ -215,6 +215,14 @@ def test_tensors_without_a_row_axis_never_share_a_batch() -> None:
     assert parts(dispatched(waiting.next_action(0.0))) == [(two, 0, 1)]
 
 
+def test_a_request_with_a_scalar_runs_whole_whatever_its_rows() -> None:
+    """A part of its rows would need the scalar too."""
+    large = request(9, of=key(is_scalar=True))
+    waiting = batcher(large, limits=Limits(4))
+
+    assert parts(dispatched(waiting.next_action(0.0))) == [(large, 0, 9)]
+
+
 # How many.
 
 

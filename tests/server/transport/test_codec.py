@@ -163,7 +163,9 @@ def wire_tensors(draw: DrawFn, rows: int, name: str) -> Tensor:
     count = math.prod(shape)
     if count > 100:
         # Long enough for views in place of slices; not worth hypothesis's bytes one by one.
-        pattern = draw(st.binary(min_size=1, max_size=3))
+        pattern = draw(st.just(b"\1") | st.binary(min_size=1, max_size=3))
+        if datatype.name == "BOOL":
+            pattern = b"\0\1"
         size = count * datatype.itemsize
         raw = chained([pattern] * count) if datatype is BYTES else (pattern * size)[:size]
     else:
@@ -502,8 +504,8 @@ def test_a_shape_that_claims_what_the_message_cannot_hold_costs_no_memory() -> N
         ((1 << 31,), "input 'x': shape [2147483648] has more than 2147483647 elements"),
         ((1 << 62, 1 << 62), "has more than 2147483647 elements"),
         ((1 << 40, 0), "has more than 2147483647 elements"),
-        ((0,), "input 'x': expected at least 1 row, got none"),
-        ((0, 4), "input 'x': expected at least 1 row, got none"),
+        ((1 << 31,), "has more than 2147483647 elements"),
+        ((-(1 << 63),), "has a negative size"),
         ((1,) * 33, "input 'x': expected at most 32 axes, got 33"),
     ],
 )
@@ -550,8 +552,10 @@ def test_more_tensors_than_a_frame_can_hold_are_refused() -> None:
 def test_an_output_or_input_that_is_named_twice_is_refused() -> None:
     x = tensor("x", "FP32", (2,))
 
-    assert "twice" in Bench().refusal(Message((x,), outputs=("y", "y")).payload())
-    assert "same name" in Bench().refusal(Message((x, x)).payload())
+    assert Bench().refusal(Message((x,), outputs=("z", "y", "y")).payload()) == (
+        "output 'y' is asked for twice"
+    )
+    assert "input 'x' is given twice" in Bench().refusal(Message((x, x)).payload())
 
 
 def test_a_datatype_that_there_is_not_is_refused_with_those_that_are() -> None:
@@ -583,6 +587,112 @@ def test_an_integer_that_fp64_lacks_is_refused_by_every_way(value: int) -> None:
     assert bench.refusal(with_id_last(replace(broken, id="a"))) == why
     assert bench.refusal(broken.payload()) == why
     assert bench.decode(fine.payload()).rows == 2
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_a_bool_that_is_neither_0_nor_1_is_refused_by_every_way(rows: int) -> None:
+    bench = Bench()
+    fine = Message((tensor("x", "INT8", (rows,)), tensor("b", "BOOL", (rows,), True)))
+    odd = replace(fine.inputs[1], raw=bytes(rows - 1) + b"\x02")
+    broken = replace(fine, inputs=(fine.inputs[0], odd))
+    why = "input 'b': expected BOOL elements of 0 or 1, got 2"
+
+    assert bench.refusal(broken.payload()) == why
+    assert bench.decode(fine.payload()).rows == rows
+    assert bench.refusal(with_id_last(replace(broken, id="a"))) == why
+    assert bench.refusal(broken.payload()) == why
+    assert bench.decode(fine.payload()).rows == rows
+
+
+def test_an_id_that_is_no_text_is_refused_by_every_way() -> None:
+    bench = Bench()
+    fine = Message((tensor("x", "FP32", (2,)),), id="\u00e9")
+    payload = fine.payload()
+    broken = payload.replace("\u00e9".encode(), b"\xe9\xe9")
+    why = "id: expected UTF-8, got b'\\xe9\\xe9', which is none at byte 0"
+
+    for _ in range(2):
+        assert bench.refusal(broken) == why
+        assert bench.decode(payload).id_field == id_field("\u00e9")
+
+
+def test_a_scalar_goes_with_any_rows_and_makes_the_request_a_batch_of_its_own() -> None:
+    message = Message((tensor("t", "FP32", (), 0.5), tensor("x", "FP32", (3, 2))))
+
+    request = Bench().decode(message.payload())
+
+    assert request.rows == 3
+    assert request.key.is_scalar
+    assert request.key.inputs == (
+        InputLayout("t", DATATYPES["FP32"], (), 4, has_rows=False),
+        InputLayout("x", DATATYPES["FP32"], (2,), 8),
+    )
+
+
+# No rows.
+
+NO_ROWS = Signature(
+    (TensorSpec("x", "FP32", (-1, 4)), TensorSpec("s", "BYTES", (-1,))),
+    (
+        TensorSpec("y", "FP32", (-1, 3)),
+        TensorSpec("text", "BYTES", (-1,)),
+        TensorSpec("free", "INT64", (-1, -1, 2)),
+    ),
+)
+
+
+def no_rows(**options: Any) -> Message:
+    inputs = (tensor("x", "FP32", (0, 4)), tensor("s", "BYTES", (0,)))
+    return Message(inputs, **options)
+
+
+def answered_at_once(bench: Bench, message: Message) -> ModelInferResponse:
+    """The answer to *message*, which never reaches the model's queue."""
+    encoded: list[bytes] = []
+
+    class Encoding(RecordingReply):
+        def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
+            encoded.append(Encoder().encode(request, outputs, start, stop))
+
+    plan, request = bench.decoder.decode(message.payload(), Encoding(), "call", NOW, math.inf)
+    plan.target.submit((request,))
+    assert bench.repository.target.submitted == []
+    return ModelInferResponse.FromString(encoded.pop())
+
+
+def test_no_rows_are_answered_with_no_rows_of_every_output() -> None:
+    bench = Bench(NO_ROWS)
+
+    for _ in range(2):
+        response = answered_at_once(bench, no_rows(id="7"))
+
+        assert (response.model_name, response.model_version, response.id) == ("any", "1", "7")
+        assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
+            ("y", "FP32", [0, 3]),
+            ("text", "BYTES", [0]),
+            ("free", "INT64", [0, 0, 2]),
+        ]
+        assert list(response.raw_output_contents) == [b"", b"", b""]
+    assert bench.repository.target.instrument.answered_empty == 2
+
+
+def test_no_rows_are_answered_with_the_outputs_that_were_asked_for() -> None:
+    response = answered_at_once(Bench(NO_ROWS), no_rows(outputs=("text", "y")))
+
+    assert [output.name for output in response.outputs] == ["text", "y"]
+
+
+def test_no_rows_of_outputs_that_are_not_known_are_refused() -> None:
+    x = tensor("x", "FP32", (0, 4))
+    fixed = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("mean", "FP32", (4,)),))
+
+    assert Bench().refusal(Message((x,)).payload()) == (
+        "model 'any': expected at least 1 row, got none; its outputs are not known"
+    )
+    assert Bench(fixed).refusal(Message((x,)).payload()) == (
+        "model 'any': expected at least 1 row, got none; its output 'mean' of shape [4] does not "
+        "follow the rows"
+    )
 
 
 # Parameters.
