@@ -71,7 +71,7 @@ $(STRANGERS)/installed: pyproject.toml
 # tritonclient and kserve allow protobuf 6 alone.
 $(PROTOBUF7)/installed: pyproject.toml
 	$(PYTHON) -m venv $(PROTOBUF7)
-	$(PROTOBUF7)/bin/python $(NEWEST) --editable ".[demo,test]" $(TORCH) "protobuf>=7,<8" \
+	$(PROTOBUF7)/bin/python $(NEWEST) --editable ".[demo,test]" $(TORCH) "protobuf>=7" \
 		grpcio grpcio-health-checking grpcio-reflection
 	@touch $@
 

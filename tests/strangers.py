@@ -18,7 +18,7 @@ needs_tritonclient = pytest.mark.skipif(
     reason="tritonclient allows protobuf 6 alone",
 )
 needs_kserve = pytest.mark.skipif(
-    find_spec("kserve") is None, reason="kserve is not installed; make test-strangers has it"
+    find_spec("kserve") is None, reason="kserve is installed in .venv-strangers alone"
 )
 
 
