@@ -6,11 +6,22 @@ BIN := $(VENV)/bin
 # More options for pip, such as an index of CPU builds of torch.
 PIP_OPTIONS ?=
 
-.PHONY: help setup demo check format test bench protos clean
+# Environments of the newest releases, beside the pinned one: what users have that we do not.
+STRANGERS := .venv-strangers
+PROTOBUF7 := .venv-protobuf7
+NEWEST := -m pip install --quiet --disable-pip-version-check --progress-bar on $(PIP_OPTIONS) \
+	--upgrade --upgrade-strategy eager
+# By number, so that pip takes the build of `make setup` and not a newer one for CUDA.
+TORCH := $(shell grep '^torch==' constraints.txt)
+STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
+	$(wildcard tests/conformance)
+
+.PHONY: help setup demo check format test test-strangers bench protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
+	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make check   format, lint, types, import contracts, generated files"
 	@echo "make bench   measure the cost of a request beside a bare transport"
 	@echo "make protos  regenerate Python from the .proto files"
@@ -44,6 +55,26 @@ format: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+test-strangers: $(STRANGERS)/installed $(PROTOBUF7)/installed
+	@# Their tests skip where they are not installed: here they must be.
+	$(STRANGERS)/bin/python -c 'import tritonclient.grpc'
+	$(STRANGERS)/bin/python -c 'import kserve'
+	$(STRANGERS)/bin/python -m pytest --numprocesses 2 --dist loadfile $(STRANGERS_TESTS)
+	$(PROTOBUF7)/bin/python -m pytest --numprocesses 2 --dist loadfile $(STRANGERS_TESTS) \
+		tests/protos tests/contract tests/server/transport
+
+$(STRANGERS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(STRANGERS)
+	$(STRANGERS)/bin/python $(NEWEST) --editable ".[demo,test]" $(TORCH) "tritonclient[grpc]" kserve
+	@touch $@
+
+# tritonclient and kserve allow protobuf 6 alone.
+$(PROTOBUF7)/installed: pyproject.toml
+	$(PYTHON) -m venv $(PROTOBUF7)
+	$(PROTOBUF7)/bin/python $(NEWEST) --editable ".[demo,test]" $(TORCH) "protobuf>=7" \
+		grpcio grpcio-health-checking grpcio-reflection
+	@touch $@
+
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
 
@@ -51,4 +82,4 @@ protos: setup
 	$(BIN)/python protos/generate.py
 
 clean:
-	rm -rf $(VENV) demo demo.json
+	rm -rf $(VENV) $(STRANGERS) $(PROTOBUF7) demo demo.json

@@ -5,6 +5,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ from hypothesis import HealthCheck, settings
 # Threads of headrace are daemons, so that an end of the process never waits for one; a test that
 # leaves one behind has not closed its owner all the same.
 OUR_THREADS = {"completions", "control", "receiver", "spawner", "startup", "supervisor"}
+
+# What decides how well headrace and other clients get on in one environment.
+TOLD_VERSIONS = (
+    "protobuf",
+    "grpcio",
+    "grpcio-health-checking",
+    "grpcio-reflection",
+    "tritonclient",
+    "kserve",
+    "numpy",
+    "pandas",
+)
 
 settings.register_profile("dev", deadline=None, max_examples=40, stateful_step_count=30)
 settings.register_profile(
@@ -33,6 +46,18 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 structlog.configure(
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()]
 )
+
+
+def pytest_report_header() -> str:
+    """The versions a run was made with, at its start."""
+    return "versions: " + ", ".join(f"{name} {_version(name)}" for name in TOLD_VERSIONS)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
 """headrace_client and tritonclient in one process, imported in either order, both really asking."""
 
-import subprocess
-import sys
-
 import pytest
 
 import oip_double
+import strangers
+
+pytestmark = [strangers.needs_tritonclient, pytest.mark.slow]
 
 IMPORTS = {
     "headrace first": ("import headrace_client", "import tritonclient.grpc"),
@@ -35,19 +35,11 @@ assert [model.name for model in index] == ["doubler", "broken"], index
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS.keys())
 def test_both_clients_ask_one_server_from_one_process(imports: tuple[str, str]) -> None:
     with oip_double.serving({"doubler": oip_double.doubler()}) as double:
-        done = subprocess.run(
-            [sys.executable, "-c", "\n".join((*imports, ASK)), double.target],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        strangers.run("\n".join((*imports, ASK)), double.target)
 
-    assert done.returncode == 0, done.stderr
     assert len(double.infer_requests) == 2
     ours, theirs = double.infer_requests
     assert ours.raw_input_contents == theirs.raw_input_contents

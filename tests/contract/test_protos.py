@@ -36,6 +36,7 @@ def service_methods() -> list[str]:
 
 @pytest.mark.slow
 def test_generated_files_are_in_step_with_the_protos() -> None:
+    pytest.importorskip("grpc_tools", reason="the pinned grpcio-tools allows protobuf 6 alone")
     ran = subprocess.run(
         [sys.executable, str(ROOT / "protos/generate.py"), "--check"],
         capture_output=True,

@@ -1,14 +1,12 @@
 """Clients that we did not write, and the standard services beside the models."""
 
-import subprocess
-import sys
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import models
+import strangers
 from headrace_client import Client
 from serving import Daemon
 
@@ -62,6 +60,7 @@ print("equal")
 IMPORTS = ("import headrace_client", "import tritonclient.grpc\nimport tritonclient.grpc.aio")
 
 
+@strangers.needs_tritonclient
 @pytest.mark.parametrize("order", [IMPORTS, IMPORTS[::-1]], ids=["ours first", "theirs first"])
 def test_tritonclient_and_ours_live_in_one_process_and_agree(
     daemon: Daemon, order: tuple[str, str]
@@ -69,18 +68,10 @@ def test_tritonclient_and_ours_live_in_one_process_and_agree(
     """Two definitions of package `inference` in one process would fail at the second import."""
     script = BOTH_CLIENTS.format(imports="\n".join(order))
 
-    ran = subprocess.run(
-        [sys.executable, "-c", script, daemon.address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "equal\n"
+    assert strangers.run(script, daemon.address) == "equal\n"
 
 
+@strangers.needs_tritonclient
 def test_tritonclient_sends_and_reads_strings(daemon: Daemon) -> None:
     """BYTES both ways, through an encoder that is not ours."""
     import tritonclient.grpc as triton

@@ -45,8 +45,10 @@ _TAG_ID = 0x1A
 _TAG_RAW_INPUT = 0x3A
 _TAG_RAW_OUTPUT = b"\x32"
 
-# tritonclient and other callers set these; they mean nothing here and harm nothing.
-_TOLERATED = frozenset({"content_type", "headers", "binary_data_output"})
+# tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
+_TOLERATED = frozenset(
+    {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
+)
 
 
 class _Layout:

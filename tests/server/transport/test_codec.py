@@ -181,7 +181,7 @@ def messages(draw: DrawFn) -> Message:
     inputs = tuple(draw(wire_tensors(rows, name)) for name in wanted)
     parameters = draw(
         st.dictionaries(
-            st.sampled_from(["content_type", "headers", "binary_data_output"]),
+            st.sampled_from(["content_type", "headers", "binary_data_output", "binary_data_size"]),
             st.builds(InferParameter, string_param=texts)
             | st.builds(InferParameter, bool_param=st.booleans()),
         )
@@ -707,6 +707,9 @@ def test_what_other_clients_set_is_tolerated_wherever_it_stands() -> None:
     ):
         parameters["content_type"].string_param = "np"
         parameters["binary_data_output"].bool_param = True
+        # kserve's client sets the size of every raw input.
+        parameters["binary_data_size"].int64_param = 4
+        parameters["binary_data"].bool_param = True
 
     assert Bench().decode(message.SerializeToString()).rows == 1
 
