@@ -45,6 +45,7 @@ class Double:
         failures: Statuses for the next calls to ModelInfer, before they are looked at.
         infer_requests: Every ModelInfer request, read by protobuf.
         metadata_asked: (name, version) of every ModelMetadata request.
+        authorizations: What every call bore as its authorization; None where nothing.
         holding: While set, answers of ModelInfer are held back.
         release: What they wait for.
     """
@@ -53,6 +54,7 @@ class Double:
     failures: list[Failure] = field(default_factory=list)
     infer_requests: list[oip.ModelInferRequest] = field(default_factory=list)
     metadata_asked: list[tuple[str, str]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     is_ready: bool = True
     is_holding: bool = False
     release: threading.Event = field(default_factory=threading.Event)
@@ -143,13 +145,28 @@ def read_tensors(request: oip.ModelInferRequest) -> Tensors:
     }
 
 
+class _Recorder(grpc.ServerInterceptor):
+    """Writes down what calls bear."""
+
+    def __init__(self, double: Double) -> None:
+        self._double = double
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        borne = dict(handler_call_details.invocation_metadata)
+        self._double.authorizations.append(borne.get("authorization"))
+        return continuation(handler_call_details)
+
+
 @contextmanager
-def serving(models: dict[str, ServedModel]) -> Iterator[Double]:
+def serving(
+    models: dict[str, ServedModel], credentials: grpc.ServerCredentials | None = None
+) -> Iterator[Double]:
     """A double that listens on a free port of this machine until the block ends."""
     double = Double(models=models)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
         server = grpc.server(
             threads,
+            interceptors=[_Recorder(double)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -159,7 +176,10 @@ def serving(models: dict[str, ServedModel]) -> Iterator[Double]:
             "inference.GRPCInferenceService", double.handlers()
         )
         server.add_generic_rpc_handlers((service,))
-        double.port = server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            double.port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            double.port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
         try:
             yield double

@@ -30,6 +30,7 @@ from .errors import (
     Unimplemented,
 )
 from .futures import PredictionFuture
+from .security import Tls
 from .types import ModelMetadata, ModelStatus, Prediction
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "PredictionFuture",
     "ResourceExhausted",
     "TensorSpec",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

@@ -21,6 +21,7 @@ from .channel import (
 )
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
 from .inputs import Data, Form
+from .security import Tls, call_metadata, channel_credentials, tls_options
 from .session import AS_IS, Ask, Session, deadline_at, left_s
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
@@ -41,10 +42,19 @@ class AsyncClient:
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        token: str | None = None,
+        tls: bool | Tls | None = None,
     ) -> None:
         self._target = channel_target(target)
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self._target, channel_options(message_bytes_max))
+        self._metadata = call_metadata(token)
+        credentials = channel_credentials(tls, target)
+        options = channel_options(message_bytes_max) + tls_options(tls)
+        self._channel = (
+            grpc.aio.insecure_channel(self._target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(self._target, credentials, options)
+        )
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             INFER_METHOD, None, None
@@ -157,7 +167,7 @@ class AsyncClient:
         deadline: float | None,
     ) -> _Answer:
         try:
-            return await method(request, timeout=left_s(deadline))
+            return await method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 

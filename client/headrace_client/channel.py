@@ -20,6 +20,7 @@ _KEEPALIVE_TIMEOUT_MS: Final = 20_000
 
 # What gRPC itself resolves: unix:path, unix:///path, unix-abstract:name, dns:///host:port, ...
 _RESOLVED_BY_GRPC = re.compile(r"^(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):")
+_SCHEME = re.compile(r"^grpcs?://")
 _ADDRESS = re.compile(r"^(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(:(?P<port>\d{1,5}))?$")
 
 
@@ -27,15 +28,15 @@ def channel_target(target: str) -> str:
     """The name that gRPC connects to for *target*.
 
     Args:
-        target: "host:port", "host" (port 8001), "[::1]:8001", any of these behind "grpc://", or a
-            name that gRPC resolves itself, such as "unix:/run/headrace.sock".
+        target: "host:port", "host" (port 8001), "[::1]:8001", any of these behind "grpc://" or
+            "grpcs://", or a name that gRPC resolves itself, such as "unix:/run/headrace.sock".
 
     Raises:
         ValueError: It is none of these.
     """
     if _RESOLVED_BY_GRPC.match(target):
         return target
-    match = _ADDRESS.match(target.removeprefix("grpc://"))
+    match = _ADDRESS.match(_SCHEME.sub("", target))
     if match is None or int(match["port"] or 0) > 0xFFFF:
         raise ValueError(f"cannot connect to {target!r}: expected host:port or unix:path")
     return f"{match['host']}:{match['port'] or _DEFAULT_PORT}"

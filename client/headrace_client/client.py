@@ -25,6 +25,7 @@ from .channel import (
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
 from .futures import PredictionFuture
 from .inputs import Data, Form
+from .security import Tls, call_metadata, channel_credentials, tls_options
 from .session import AS_IS, Ask, Session, deadline_at, left_s
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
@@ -45,20 +46,33 @@ class Client:
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
+        token: str | None = None,
+        tls: bool | Tls | None = None,
     ) -> None:
         """Prepare a connection; nothing is sent before the first call.
 
         Args:
-            target: "host:port", "host" (port 8001), or a name that gRPC resolves, as "unix:path".
+            target: "host:port", "host" (port 8001), either behind "grpcs://" for TLS, or a name
+                that gRPC resolves, as "unix:path".
             timeout_s: How long a call may take where it does not say so itself; None for ever.
             message_bytes_max: The longest message that is sent or accepted.
+            token: What the server knows us by, where it wants to.
+            tls: Whether the connection is encrypted: True with the system's authorities, or a `Tls`
+                with what differs; None leaves it to *target*.
 
         Raises:
-            ValueError: *target* is no address.
+            ValueError: *target* is no address, *token* no token, or a file of *tls* cannot be used.
         """
         self._target = channel_target(target)
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(self._target, channel_options(message_bytes_max))
+        self._metadata = call_metadata(token)
+        credentials = channel_credentials(tls, target)
+        options = channel_options(message_bytes_max) + tls_options(tls)
+        self._channel = (
+            grpc.insecure_channel(self._target, options)
+            if credentials is None
+            else grpc.secure_channel(self._target, credentials, options)
+        )
         self._stub = GRPCInferenceServiceStub(self._channel)
         # Bytes in, bytes out: the session does what a serialiser would.
         self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
@@ -142,7 +156,7 @@ class Client:
             form = changed
             payload = self._session.encode(ask, form)
         return PredictionFuture(
-            self._infer.future(payload, timeout=left_s(deadline)),
+            self._infer.future(payload, timeout=left_s(deadline), metadata=self._metadata),
             decode=lambda answer: self._session.decode(ask, form, answer),
             on_error=lambda error: self._forget(ask, error),
         )
@@ -252,7 +266,7 @@ class Client:
         deadline: float | None,
     ) -> _Answer:
         try:
-            return method(request, timeout=left_s(deadline))
+            return method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 

@@ -11,6 +11,7 @@ from headrace_client.channel import channel_options, channel_target
         ("127.0.0.1:8001", "127.0.0.1:8001"),
         ("models.example.org", "models.example.org:8001"),
         ("grpc://models.example.org:9000", "models.example.org:9000"),
+        ("grpcs://models.example.org", "models.example.org:8001"),
         ("[::1]:9000", "[::1]:9000"),
         ("[::1]", "[::1]:8001"),
         ("unix:/run/headrace.sock", "unix:/run/headrace.sock"),
@@ -26,7 +27,18 @@ def test_a_target_is_a_host_with_or_without_a_port_or_what_grpc_resolves(
 
 @pytest.mark.parametrize(
     "given",
-    ["", "host:", "host:port", "host:70000", "http://host:8001", "::1", "host:80/path", "a b"],
+    [
+        "",
+        "host:",
+        "host:port",
+        "host:70000",
+        "http://host:8001",
+        "grpcss://host",
+        "grpc://grpcs://host",
+        "::1",
+        "host:80/path",
+        "a b",
+    ],
 )
 def test_what_is_no_address_is_refused_by_name(given: str) -> None:
     with pytest.raises(ValueError, match="expected host:port or unix:path") as caught:
