@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from . import VERSION
+from .connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
 from .errors import UsageError
+from .transport.tokens import Scope
 
 
 class Output(enum.Enum):
@@ -185,7 +187,12 @@ def predict(
     version: Annotated[
         str, typer.Option(help="A number or @alias; none for the one it is served by.")
     ] = "",
-    server: Annotated[str, typer.Option(help="host:port of the daemon.")] = "127.0.0.1:8001",
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     output: Annotated[Output, typer.Option(help="How to print.")] = Output.TABLE,
     input_format: Annotated[
         str, typer.Option("--format", help="csv, json, jsonl or npy; else by the file's name.")
@@ -202,10 +209,56 @@ def predict(
         model,
         source,
         version=version,
-        server=server,
+        connection=Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
         output=output.value,
         input_format=input_format,
     )
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who has it, for the file and the log.")],
+    scopes: Annotated[
+        list[Scope] | None,
+        typer.Option(
+            "--scope",
+            help="What it is for; may be given again. inference asks models, repository loads and "
+            "unloads them, admin may do everything.",
+            show_default="inference",
+        ),
+    ] = None,
+    file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            envvar="HEADRACE_AUTH__TOKENS",
+            show_default=False,
+            help="The server's file of tokens, to which it is added; made if it is not there.",
+        ),
+    ] = "",
+) -> None:
+    """Make a token for callers: print it, this once, and keep its hash for the server.
+
+    Without a file the entry that the server's file needs is printed to standard error.
+
+    Examples: `headrace token shop --file tokens.toml` |
+    `headrace token ci --scope inference --scope repository --file tokens.toml`
+    """
+    from .transport.tokens import append_entry, entry_of, make_token
+
+    made = make_token()
+    entry = entry_of(made, name, scopes or [Scope.INFERENCE])
+    if file:
+        append_entry(file, entry)
+        print(
+            f"headrace: {name} is in {file} now; the token itself is shown this once",
+            file=sys.stderr,
+        )
+    else:
+        print(f"headrace: add this to the server's file of tokens:\n\n{entry}", file=sys.stderr)
+    print(made)
 
 
 @app.command()

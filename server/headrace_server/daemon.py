@@ -29,6 +29,7 @@ from .service import Service
 from .settings import ModelSettings, ServerSettings, Settings, shown_uri
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
+from .transport.security import Security
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
@@ -133,7 +134,10 @@ class Daemon:
 
     def _build(self) -> None:
         settings, closers = self._settings.server, self._closers
-        is_native = _is_native(settings)
+        security = Security(self._settings.tls, self._settings.auth)
+        closers.append(security.close)
+        is_native = _is_native(settings, has_tls=security.credentials is not None)
+        security.warn(is_reachable=not (settings.trusted_network or _is_loopback(settings.host)))
         spawner = Spawner()
         closers.append(spawner.close)
         completions = Completions()
@@ -174,15 +178,18 @@ class Daemon:
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
-        self._listen(is_native=is_native)
+        self._listen(security, is_native=is_native)
+        security.start()
 
-    def _listen(self, *, is_native: bool) -> None:
+    def _listen(self, security: Security, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings.server, self._closers, self._control
         service = self._service
 
         async def make_grpcio() -> GrpcioTransport:
-            return GrpcioTransport(service, message_bytes_max=settings.message_bytes_max)
+            return GrpcioTransport(
+                service, message_bytes_max=settings.message_bytes_max, guard=security.guard
+            )
 
         self._grpcio = control.run(make_grpcio())
         closers.append(lambda: control.run(self._grpcio.close(_READ_S_MAX)))
@@ -198,6 +205,7 @@ class Daemon:
                     _address(settings.host, settings.port),
                     fallback=f"\0{name}",
                     message_bytes_max=settings.message_bytes_max,
+                    guard=security.guard,
                 ),
             )
             native = self._native
@@ -205,9 +213,8 @@ class Daemon:
             closers.append(lambda: control.run(self._grpcio.end_watches()))
             self._port = self._native.port
         else:
-            self._port = _bound(
-                "port", lambda: self._grpcio.bind(_address(settings.host, settings.port))
-            )
+            address = _address(settings.host, settings.port)
+            self._port = _bound("port", lambda: self._grpcio.bind(address, security.credentials))
         self._repository.watch(lambda: control.post(self._grpcio.show_readiness()))
         closers.append(lambda: self._repository.close(settings.drain_s))
 
@@ -261,8 +268,15 @@ def _bound(what: str, bind: Callable[[], Result]) -> Result:
         raise UsageError(f"cannot listen on the {what}: {error}") from error
 
 
-def _is_native(settings: ServerSettings) -> bool:
+def _is_native(settings: ServerSettings, *, has_tls: bool) -> bool:
     """Whether the native listener is safe here: it has no TLS and buffers messages of any size."""
+    if has_tls:
+        if settings.transport == "native":
+            raise UsageError(
+                "transport is native, but the native listener has no TLS: take transport grpcio or "
+                "auto, or leave out [tls]"
+            )
+        return False
     if settings.transport == "auto":
         return settings.trusted_network or _is_loopback(settings.host)
     return settings.transport == "native"

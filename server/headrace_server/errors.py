@@ -15,6 +15,8 @@
       Cancelled                    CANCELLED            the caller left
       ModelFailed                  INTERNAL             the model raised; never its traceback
       InternalError                INTERNAL             our own bug; the log has the error id
+      Unauthenticated              UNAUTHENTICATED      the token is missing or wrong
+      PermissionDenied             PERMISSION_DENIED    the token is not for this method
 
 `code` is the name of a gRPC status, so that nothing below the transport imports grpc. `reason` is
 the value of the metric's label.
@@ -160,6 +162,20 @@ class ModelFailed(HeadraceError):
 
 class InternalError(HeadraceError):
     """A fault of headrace's own; the log holds the traceback under the error id."""
+
+
+class Unauthenticated(HeadraceError):
+    """The call came without a token, or with one that the server does not know."""
+
+    code = "UNAUTHENTICATED"
+    reason = "unauthenticated"
+
+
+class PermissionDenied(HeadraceError):
+    """The call's token has no scope that the method needs."""
+
+    code = "PERMISSION_DENIED"
+    reason = "denied"
 
 
 class UsageError(Exception):

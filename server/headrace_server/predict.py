@@ -20,8 +20,11 @@ from rich.text import Text
 
 from headrace_client import Client, HeadraceClientError, Prediction
 
+from .connecting import Connection
 from .errors import UsageError
 from .rowfiles import READERS, Chunk, opened, row_count
+
+_LOCAL: Final = Connection()
 
 # Requests in flight at the same time.
 _IN_FLIGHT_MAX: Final = 8
@@ -38,7 +41,7 @@ def predict(
     source: str,
     *,
     version: str = "",
-    server: str = "127.0.0.1:8001",
+    connection: Connection = _LOCAL,
     output: str = "table",
     input_format: str = "",
     out: TextIO | None = None,
@@ -52,7 +55,7 @@ def predict(
         model: The name it is served by.
         source: A file, or "-" for standard input.
         version: A number, "@" and an alias, or empty for the version the name is served by.
-        server: Where the server is, "host:port".
+        connection: Where the server is, and how to speak to it.
         output: "table", "csv" or "json".
         input_format: "csv", "json", "jsonl" or "npy"; empty for what the file's name ends in.
         out: Where to print; standard output by default. Notes go to standard error.
@@ -70,16 +73,12 @@ def predict(
             f"cannot tell the format of {source}: say which of {', '.join(READERS)} it is"
         )
     try:
-        client = Client(server)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    try:
-        with client, opened(source, is_text=form != "npy") as stream:
+        with connection.client() as client, opened(source, is_text=form != "npy") as stream:
             metadata = client.metadata(model, version)
             chunks = read(stream, metadata)
             show(_Asker(client, metadata.name, version), chunks, out or sys.stdout)
     except HeadraceClientError as error:
-        raise UsageError(f"{model} at {server}: {error}") from error
+        raise UsageError(f"{model} at {connection.server}: {error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read {source}: it is not UTF-8 text") from error
 

@@ -10,7 +10,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 import headrace_client
 from headrace.oip import open_inference_pb2
 from headrace_server.transport.grpcio import InferenceServicer
-from headrace_server.transport.reflection import INFERENCE
+from headrace_server.transport.guard import HEALTH as HEALTH_METHODS
+from headrace_server.transport.guard import SCOPES_OF
+from headrace_server.transport.reflection import HEALTH, INFERENCE
 from headrace_server.transport.reflection import descriptor_pool as reflection_pool
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,19 @@ def test_our_messages_have_the_standards_fields_and_numbers() -> None:
         assert [(f.name, f.number, f.type) for f in ours.fields] == [
             (f.name, f.number, f.type) for f in standard.fields
         ]
+
+
+def test_every_method_that_is_served_has_the_scopes_it_needs() -> None:
+    """What is not in the table is not served where tokens are demanded."""
+    pool = reflection_pool()
+    served = {
+        f"/{service}/{method.name}"
+        for service in (INFERENCE, HEALTH, "grpc.reflection.v1alpha.ServerReflection")
+        for method in pool.FindServiceByName(service).methods
+    }
+
+    assert served <= set(SCOPES_OF)
+    assert set(SCOPES_OF) >= HEALTH_METHODS
 
 
 def test_the_clients_public_names_are_pinned() -> None:

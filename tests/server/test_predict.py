@@ -15,6 +15,7 @@ import pytest
 
 import oip_double
 from headrace.signature import TensorSpec
+from headrace_server.connecting import Connection
 from headrace_server.errors import UsageError
 from headrace_server.predict import predict
 from oip_double import Double, ServedModel, Tensors
@@ -68,8 +69,8 @@ def ask(double: Double, tmp_path: Path) -> Any:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         out = io.StringIO()
         options.setdefault("output", "json")
-        options.setdefault("server", double.target)
-        predict(model, str(path), out=out, **options)
+        there = Connection(server=options.pop("server", double.target))
+        predict(model, str(path), connection=there, out=out, **options)
         return out.getvalue()
 
     return run
@@ -257,7 +258,14 @@ def test_standard_input_may_hold_text_or_an_array(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
     out = io.StringIO()
 
-    predict("iris", "-", server=double.target, input_format=form, output="csv", out=out)
+    predict(
+        "iris",
+        "-",
+        connection=Connection(server=double.target),
+        input_format=form,
+        output="csv",
+        out=out,
+    )
 
     assert out.getvalue().startswith("longest,total\n0,10.2")
 
@@ -266,8 +274,10 @@ def test_standard_input_may_hold_text_or_an_array(
 def test_the_command_needs_the_bare_install_alone(double: Double) -> None:
     script = (
         "import sys\n"
+        "from headrace_server.connecting import Connection\n"
         "from headrace_server.predict import predict\n"
-        "predict('iris', '-', server=sys.argv[1], input_format='csv', output='csv')\n"
+        "there = Connection(server=sys.argv[1])\n"
+        "predict('iris', '-', connection=there, input_format='csv', output='csv')\n"
         "bare = {'pandas', 'mlflow', 'pydantic', 'structlog', 'pygrpc_native'}\n"
         "sys.exit(', '.join(bare & set(sys.modules)) or 0)\n"
     )
@@ -389,7 +399,7 @@ def test_an_option_that_makes_no_sense_is_one_sentence(
 
 def test_a_file_that_is_not_there_is_one_sentence(double: Double, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*rows\.csv: No such file"):
-        predict("iris", str(tmp_path / "rows.csv"), server=double.target)
+        predict("iris", str(tmp_path / "rows.csv"), connection=Connection(server=double.target))
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
@@ -399,4 +409,4 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         target = gone.target
 
     with pytest.raises(UsageError, match=f"iris at {target}: UNAVAILABLE"):
-        predict("iris", str(path), server=target)
+        predict("iris", str(path), connection=Connection(server=target))

@@ -22,9 +22,11 @@ from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
 from .codec import Encoder
+from .guard import Guard
 from .health import Health
 from .intake import Intake
 from .reflection import INFERENCE, reflection_servicer
+from .security import TokenInterceptor
 from .status import status_of
 
 # At the end: for how long no call must have come before the connections go, and how long that is
@@ -41,7 +43,10 @@ _Future: TypeAlias = "asyncio.Future[bytes | HeadraceError]"
 class GrpcioTransport:
     """A grpc.aio server; a Reply to the requests it submits. Methods run on the control loop."""
 
-    def __init__(self, service: Service, *, message_bytes_max: int) -> None:
+    def __init__(
+        self, service: Service, *, message_bytes_max: int, guard: Guard | None = None
+    ) -> None:
+        """Serve *service*; *guard* decides which calls may pass, None for all."""
         self._service = service
         self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
@@ -53,12 +58,13 @@ class GrpcioTransport:
         self._answers: list[tuple[_Future, bytes | HeadraceError]] = []
         self._health = Health()
         self._server = grpc.aio.server(
+            interceptors=[TokenInterceptor(guard, service.on_failure)] if guard else None,
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
                 ("grpc.max_send_message_length", message_bytes_max),
                 # A second daemon on the same port must fail, not share its calls.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         # ModelInfer takes and gives bytes: its tensors never enter protobuf.
         handlers = {
@@ -73,12 +79,16 @@ class GrpcioTransport:
             reflection_servicer(), self._server
         )
 
-    def bind(self, address: str) -> int:
+    def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on *address* too ("host:port" or "unix:path"); the port.
+
+        With *credentials* it speaks TLS there.
 
         Raises:
             RuntimeError: It cannot be bound.
         """
+        if credentials is not None:
+            return self._server.add_secure_port(address, credentials)
         return self._server.add_insecure_port(address)
 
     async def start(self) -> None:

@@ -7,6 +7,7 @@ on a Unix socket behind it.
 
 import threading
 import time
+from collections.abc import Collection
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
@@ -14,6 +15,7 @@ from ..errors import HeadraceError
 from ..service import Service
 from ..types import Outputs, Request, Target
 from .codec import Encoder
+from .guard import Guard
 from .intake import Intake
 from .status import number_of
 
@@ -39,6 +41,7 @@ class NativeTransport:
         *,
         fallback: str,
         message_bytes_max: int,
+        guard: Guard | None = None,
     ) -> None:
         """Bind to *target*.
 
@@ -47,6 +50,7 @@ class NativeTransport:
             target: host:port.
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest request.
+            guard: Decides which calls may pass; None for all.
 
         Raises:
             RuntimeError, OSError: The address cannot be bound.
@@ -56,9 +60,17 @@ class NativeTransport:
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
         self._open: dict[int, tuple[Target, Request]] = {}
-        # Its metrics alone tell at the end which calls are still being written.
+        self._guard = guard
+        self._on_failure = service.on_failure
         self._front = NativeGrpcFront(
-            target, [(INFER, False)], io_threads=1, call_details=True, metrics=True
+            target,
+            [(INFER, False)],
+            io_threads=1,
+            call_details=True,
+            # Each call's key is then this header's value, as bytes; its peer, as text, without it.
+            client_key_metadata="authorization" if guard else None,
+            # These alone tell at the end which calls are still being written.
+            metrics=True,
         )
         self._front.set_fallback(fallback)
         self._thread = threading.Thread(target=self._receive, name="receiver", daemon=True)
@@ -123,19 +135,29 @@ class NativeTransport:
         )
 
     def _receive(self) -> None:
-        front, intake = self._front, self._intake
+        front, intake, guard = self._front, self._intake, self._guard
         while (events := front.recv_batch_details(_BURST_MAX)) is not None:
             intake.begin()
-            for kind, call, _method, payload, _key, details in events:
+            passed: Collection[object] = () if guard is None else guard.passed(INFER)
+            for kind, call, _method, payload, key, details in events:
                 if kind != EVENT_CALL:
                     self._cancel(call)
                     continue
                 assert payload is not None, "a call comes with its message"
                 try:
+                    if guard is not None and key not in passed:
+                        self._check(guard, key)
                     self._open[call] = intake.take(payload, call, details[2] if details else None)
                 except HeadraceError as error:
                     front.fail(call, number_of(error), error.message)
             intake.submit()
+
+    def _check(self, guard: Guard, key: object) -> None:
+        try:
+            guard.check(INFER, key if isinstance(key, bytes) else None)
+        except HeadraceError as error:
+            self._on_failure(error.reason)
+            raise
 
     def _cancel(self, call: int) -> None:
         entry = self._open.pop(call, None)

@@ -1,0 +1,78 @@
+"""Connecting: how a command reaches a daemon, from the options that such commands share.
+
+A command takes them as parameters of these types, makes a `Connection` of them, and hands that on.
+Importing this costs no gRPC: `headrace --help` needs none.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from headrace_client import Client
+
+SERVER: Final = "127.0.0.1:8001"
+
+Server = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Where the daemon is; grpcs://HOST:PORT for TLS.")
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        metavar="TOKEN",
+        envvar="HEADRACE_TOKEN",
+        show_default=False,
+        help="What the daemon knows you by. The variable keeps it out of lists of processes.",
+    ),
+]
+UseTls = Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's authorities.")]
+TlsCa = Annotated[
+    str,
+    typer.Option(metavar="FILE", show_default=False, help="Encrypt; trust these authorities."),
+]
+TlsCert = Annotated[
+    str,
+    typer.Option(metavar="FILE", show_default=False, help="Encrypt; your own certificate."),
+]
+TlsKey = Annotated[
+    str, typer.Option(metavar="FILE", show_default=False, help="The private key of --tls-cert.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where a daemon is and how to speak to it.
+
+    Attributes:
+        server: "host:port", with "grpcs://" before it for TLS.
+        token: What the daemon knows the caller by; empty for none.
+        tls: Whether to encrypt; so do the files below.
+        tls_ca: File of the authorities to trust; empty for those of the system.
+        tls_cert: File of the caller's own certificate; empty for none.
+        tls_key: File of its private key.
+    """
+
+    server: str = SERVER
+    token: str = ""
+    tls: bool = False
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    def client(self) -> "Client":
+        """A client of the daemon; nothing is sent yet.
+
+        Raises:
+            UsageError: An option cannot be used.
+        """
+        from headrace_client import Client, Tls  # noqa: PLC0415 - see above.
+
+        files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
+        tls = files if files != Tls() else self.tls or None
+        try:
+            return Client(self.server, token=self.token, tls=tls)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
