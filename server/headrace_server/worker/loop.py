@@ -4,6 +4,8 @@ The thread loads the model, tells the daemon what it found, then runs batches on
 an asynchronous device the next batch is staged and launched before the last one is waited for.
 """
 
+import contextlib
+import gc
 import json
 import os
 import queue
@@ -13,6 +15,7 @@ import threading
 import time
 import traceback
 import uuid
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +71,8 @@ class InstanceThread:
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
         self._is_batchable = False
+        # What the adapter holds, to see whether it went with it.
+        self._held: list[weakref.ref[Any]] = []
         name = f"instance-{spec['instance']}-{spec['name']}"
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
@@ -77,8 +82,19 @@ class InstanceThread:
         self._inbox.put((run, time.monotonic_ns()))
 
     def close(self) -> None:
-        """Let the thread end after the batches it has, and free the model."""
+        """Let the thread end after the batches it has, then free the model and say so."""
         self._inbox.put(None)
+        threading.Thread(target=self._bury, name="unloading", daemon=True).start()
+
+    def _bury(self) -> None:
+        self._thread.join()
+        if any(reference() is not None for reference in self._held):
+            # A cycle holds the model, and its memory, until the collector comes by. That stops all
+            # instances for as long as it takes to look at every object, so it is not always done.
+            gc.collect()
+        # The daemon may be gone meanwhile.
+        with contextlib.suppress(OSError):
+            self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
 
     def _main(self) -> None:
         instance = self._spec["instance"]
@@ -97,6 +113,7 @@ class InstanceThread:
             _report("instance_thread_failed", error, model=self._spec["name"])
             # A process that ends is replaced; a thread that ends is not.
             os._exit(1)
+        self._held = _references(adapter)
         adapter.close()
 
     def _load(self) -> Adapter:
@@ -208,6 +225,15 @@ class InstanceThread:
                 "error_id": error_id,
             },
         )
+
+
+def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
+    """Weak references to an adapter and to whatever it holds that can be referred to so."""
+    references = []
+    for held in (adapter, *vars(adapter).values()):
+        with contextlib.suppress(TypeError):
+            references.append(weakref.ref(held))
+    return references
 
 
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
