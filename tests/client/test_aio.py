@@ -1,7 +1,6 @@
 """The asyncio client against the same double of the server."""
 
 import asyncio
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ import pytest
 import oip_double
 from headrace_client import (
     AsyncClient,
-    Client,
     DeadlineExceeded,
     HeadraceClientError,
     InputMismatch,
@@ -31,23 +29,6 @@ def double() -> Iterator[Double]:
     models = {"iris": oip_double.iris(), "doubler": oip_double.doubler()}
     with oip_double.serving(models) as double:
         yield double
-
-
-def test_it_has_the_methods_of_the_synchronous_client_with_the_same_arguments() -> None:
-    def methods(kind: type) -> dict[str, list[str]]:
-        return {
-            name: list(inspect.signature(method).parameters)
-            for name, method in inspect.getmembers(kind, inspect.isfunction)
-            if not name.startswith("_")
-        }
-
-    # A task is the future of asyncio.
-    expected = methods(Client)
-    del expected["submit"]
-    assert methods(AsyncClient) == expected
-    constructors = (inspect.signature(kind).parameters.values() for kind in (Client, AsyncClient))
-    first, second = ([(p.name, p.default) for p in parameters] for parameters in constructors)
-    assert first == second
 
 
 def test_predictions_metadata_models_and_readiness(double: Double) -> None:

@@ -24,6 +24,8 @@ CLIENT_METHODS = {
     "ModelMetadata": "metadata",
     "ModelInfer": "infer",
     "RepositoryIndex": "models",
+    "RepositoryModelLoad": "load",
+    "RepositoryModelUnload": "unload",
 }
 
 
