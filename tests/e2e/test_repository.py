@@ -1,8 +1,11 @@
 """Loading and unloading while the server runs: what is served goes on being served."""
 
 import asyncio
+import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -442,6 +445,43 @@ def test_the_asyncio_clients_list_load_and_unload(running: Daemon) -> None:
                 await ours.load("nobody")
 
     asyncio.run(change())
+
+
+def test_the_commands_show_load_and_unload(
+    running: Daemon, client: Client, flower: Callable[[str], None], tmp_path: Path
+) -> None:
+    def headrace(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "headrace_server.cli", *arguments]
+        return subprocess.run(
+            [*command, "--server", running.address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    shutil.copytree(models.model("onnx_named").path, tmp_path / "graph")
+    assert headrace("load", "drawn", "--uri", "./graph").stdout == "drawn is ready: version 1\n"
+    client.infer("drawn", models.model("onnx_named").rows(5))
+
+    (found,) = (
+        model
+        for model in json.loads(headrace("models", "--json").stdout)
+        if model["name"] == "drawn"
+    )
+    assert (found["state"], found["device"], found["rows"]) == ("READY", "cpu", 5)
+    assert headrace("unload", "drawn").stdout == "drawn is unloaded\n"
+    shown = headrace("models").stdout
+    assert any(
+        line.startswith("drawn") and line.rstrip().endswith("unloaded")
+        for line in shown.splitlines()
+    )
+    refused = headrace("load", "nobody")
+    assert refused.returncode != 0
+    assert refused.stderr.startswith("headrace: model nobody at ")
+    assert "NOT_FOUND" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def health(daemon: Daemon, service: str) -> int:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import pickle
 import signal
 import struct
 import threading
@@ -126,7 +125,7 @@ class House:
             cast("Librarian", self.shelf),
             self.pool,
             self.completions,
-            settings_of=lambda _: ModelSettings(**how),
+            settings_of=lambda *_: ModelSettings(**how),
             device="cpu",
             drain_s=drain_s,
         )
@@ -354,7 +353,7 @@ def test_a_load_that_fails_leaves_nothing_and_the_next_one_takes_its_place(house
 def test_a_changed_setting_is_a_reason_to_load_anew(houses: Callable[..., House]) -> None:
     how = {"rows_max": 8}
     house = houses()
-    house.repository._settings_of = lambda _: ModelSettings(**how)
+    house.repository._settings_of = lambda *_: ModelSettings(**how)
     house.shelf.put("a", "1", adder(1.0))
     house.load("a", "a")
     first = house.repository.find("a")
@@ -373,9 +372,3 @@ def test_a_load_while_the_server_ends_is_refused(house: House) -> None:
 
     with pytest.raises(Draining):
         house.load("a", "a")
-
-
-def test_pickles_of_these_models_hold_their_classes() -> None:
-    """A worker does not know this module."""
-    assert b"test_loading" not in cloudpickle.dumps(adder(1.0))
-    assert pickle.loads(cloudpickle.dumps(adder(1.0))).predict(1.0) == 2.0  # noqa: S301
