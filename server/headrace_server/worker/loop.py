@@ -18,7 +18,9 @@ import uuid
 import weakref
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,7 @@ class InstanceThread:
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
         self._is_batchable = False
-        # What the adapter holds, to see whether it went with it.
+        # What the adapter held, to see whether it went with it.
         self._held: list[weakref.ref[Any]] = []
         name = f"instance-{spec['instance']}-{spec['name']}"
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -88,10 +90,11 @@ class InstanceThread:
 
     def _bury(self) -> None:
         self._thread.join()
-        if any(reference() is not None for reference in self._held):
-            # A cycle holds the model, and its memory, until the collector comes by. That stops all
-            # instances for as long as it takes to look at every object, so it is not always done.
-            gc.collect()
+        # A cycle may hold the model, and its memory, until the collector comes by. To look at every
+        # object stops all instances of the process, so it is done only where that is so.
+        for generation in (1, 2):
+            if any(reference() is not None for reference in self._held):
+                gc.collect(generation)
         # The daemon may be gone meanwhile.
         with contextlib.suppress(OSError):
             self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
@@ -228,11 +231,12 @@ class InstanceThread:
 
 
 def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
-    """Weak references to an adapter and to whatever it holds that can be referred to so."""
+    """Weak references to what *adapter* holds, where that is neither code nor a plain value."""
     references = []
-    for held in (adapter, *vars(adapter).values()):
-        with contextlib.suppress(TypeError):
-            references.append(weakref.ref(held))
+    for held in vars(adapter).values():
+        if not isinstance(held, type | ModuleType | FunctionType | partial):
+            with contextlib.suppress(TypeError):
+                references.append(weakref.ref(held))
     return references
 
 
