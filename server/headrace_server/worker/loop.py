@@ -90,11 +90,12 @@ class InstanceThread:
 
     def _bury(self) -> None:
         self._thread.join()
-        # A cycle may hold the model, and its memory, until the collector comes by. To look at every
-        # object stops all instances of the process, so it is done only where that is so.
-        for generation in (1, 2):
-            if any(reference() is not None for reference in self._held):
-                gc.collect(generation)
+        if any(reference() is not None for reference in self._held):
+            # A cycle holds the model, and its memory. To look at every object stops all instances
+            # of the process for a while, so it is done only where that is so.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         # The daemon may be gone meanwhile.
         with contextlib.suppress(OSError):
             self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
@@ -140,6 +141,10 @@ class InstanceThread:
         found = probe(adapter, example)
         self._signature = found.signature
         self._is_batchable = found.batchable
+        # What lives now lives long: the collector, which stops all instances, need not walk it
+        # again and again, above all not while the next model is loaded.
+        gc.collect()
+        gc.freeze()
         self._frames.send_json(
             Kind.LOADED,
             {
