@@ -34,6 +34,9 @@ class ServedModel:
     answer: Callable[[Tensors], Tensors]
     version: str = "1"
     outputs: tuple[TensorSpec, ...] = ()
+    rows: int | None = None
+    device: str = ""
+    workers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -43,6 +46,9 @@ class Double:
     Attributes:
         models: What is served, by name; without an entry NOT_FOUND.
         failures: Statuses for the next calls to ModelInfer, before they are looked at.
+        repository_failures: Statuses for the next calls to the repository.
+        loads: (name, URI) of every RepositoryModelLoad request.
+        unloads: The name in every RepositoryModelUnload request.
         infer_requests: Every ModelInfer request, read by protobuf.
         metadata_asked: (name, version) of every ModelMetadata request.
         authorizations: What every call bore as its authorization; None where nothing.
@@ -52,6 +58,9 @@ class Double:
 
     models: dict[str, ServedModel] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    repository_failures: list[Failure] = field(default_factory=list)
+    loads: list[tuple[str, str]] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
     infer_requests: list[oip.ModelInferRequest] = field(default_factory=list)
     metadata_asked: list[tuple[str, str]] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
@@ -78,6 +87,8 @@ class Double:
             self.ModelReady,
             self.ModelMetadata,
             self.RepositoryIndex,
+            self.RepositoryModelLoad,
+            self.RepositoryModelUnload,
             self.ModelInfer,
         )
         return {method.__name__: handler(method) for method in methods}
@@ -102,11 +113,37 @@ class Double:
         return response
 
     def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        if self.repository_failures:
+            context.abort(*self.repository_failures.pop(0))
         response = oip.RepositoryIndexResponse()
         for name, model in self.models.items():
-            response.models.add(name=name, version=model.version, state="READY")
+            entry = response.models.add(name=name, version=model.version, state="READY")
+            if model.device:
+                entry.parameters["device"].string_param = model.device
+            if model.workers:
+                entry.parameters["workers"].string_param = ",".join(model.workers)
+            if model.rows is not None:
+                entry.parameters["rows"].int64_param = model.rows
         response.models.add(name="broken", version="1", state="UNAVAILABLE", reason="no such file")
         return response
+
+    def RepositoryModelLoad(  # noqa: N802
+        self, request: Any, context: grpc.ServicerContext
+    ) -> Any:
+        self.loads.append((request.model_name, request.parameters["uri"].string_param))
+        if self.is_holding:
+            self.release.wait()
+        if self.repository_failures:
+            context.abort(*self.repository_failures.pop(0))
+        return oip.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(  # noqa: N802
+        self, request: Any, context: grpc.ServicerContext
+    ) -> Any:
+        self.unloads.append(request.model_name)
+        if self.repository_failures:
+            context.abort(*self.repository_failures.pop(0))
+        return oip.RepositoryModelUnloadResponse()
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.infer_requests.append(request)

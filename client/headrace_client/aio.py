@@ -1,5 +1,6 @@
 """Aio: the client for asyncio, method for method that of client.py."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,7 +23,7 @@ from .channel import (
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
 from .inputs import Data, Form
 from .security import Tls, call_metadata, channel_credentials, tls_options
-from .session import AS_IS, Ask, Session, deadline_at, left_s
+from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
 _Request = TypeVar("_Request")
@@ -32,8 +33,7 @@ _Answer = TypeVar("_Answer")
 class AsyncClient:
     """A connection to a server, for one event loop: make it where that loop runs.
 
-    Arguments, answers and errors are those of `Client`. Many requests in flight are many tasks;
-    cancelling a task cancels its request.
+    Arguments, answers and errors are those of `Client`. Cancelling a task cancels its request.
     """
 
     def __init__(
@@ -86,6 +86,31 @@ class AsyncClient:
                 raise
         return await self._send(ask, changed, deadline)
 
+    async def submit(
+        self,
+        model: str,
+        data: Data,
+        *,
+        version: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        request_id: str = "",
+    ) -> "asyncio.Task[Prediction]":
+        """See `Client.submit`; the future is a task, to be held on to and awaited."""
+        deadline = self._deadline_at(timeout)
+        ask = Ask(model, version, data, outputs, parameters, request_id)
+        form = self._session.form(model, version) or await self._learn(model, version, deadline)
+        try:
+            payload = self._session.encode(ask, form)
+        except InvalidArgument:
+            changed = await self._relearn(form, ask, deadline)
+            if changed is None:
+                raise
+            form = changed
+            payload = self._session.encode(ask, form)
+        return asyncio.create_task(self._finish(ask, form, payload, deadline))
+
     async def infer(
         self,
         model: str,
@@ -110,6 +135,25 @@ class AsyncClient:
         request = oip.RepositoryIndexRequest()
         deadline = self._deadline_at(None)
         return statuses_of(await self._call(self._stub.RepositoryIndex, request, deadline))
+
+    async def load(
+        self,
+        model: str,
+        uri: str = "",
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> None:
+        """See `Client.load`."""
+        request = load_request(model, uri)
+        try:
+            await self._call(self._stub.RepositoryModelLoad, request, self._deadline_at(timeout))
+        finally:
+            self._session.forget_all(model)
+
+    async def unload(self, model: str, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """See `Client.unload`."""
+        request = oip.RepositoryModelUnloadRequest(model_name=model)
+        await self._call(self._stub.RepositoryModelUnload, request, self._deadline_at(timeout))
 
     async def ready(self, model: str | None = None, version: str = "") -> bool:
         """See `Client.ready`."""
@@ -159,6 +203,15 @@ class AsyncClient:
             # The error that made us ask says more.
             return None
         return None if now.metadata == form.metadata else now
+
+    async def _finish(
+        self, ask: Ask, form: Form, payload: bytes, deadline: float | None
+    ) -> Prediction:
+        try:
+            return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+        except (InvalidArgument, NotFound):
+            self._session.forget(ask.model, ask.version)
+            raise
 
     async def _call(
         self,

@@ -26,7 +26,7 @@ from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable,
 from .futures import PredictionFuture
 from .inputs import Data, Form
 from .security import Tls, call_metadata, channel_credentials, tls_options
-from .session import AS_IS, Ask, Session, deadline_at, left_s
+from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
 _Request = TypeVar("_Request")
@@ -194,13 +194,47 @@ class Client:
         return self._learn(model, version, self._deadline_at(None)).metadata
 
     def models(self) -> tuple[ModelStatus, ...]:
-        """Every model that the server holds, ready or not.
+        """Every model version that the server holds, ready or not.
 
         Raises:
             HeadraceClientError: The call failed; Unimplemented where a server keeps no list.
         """
         request = oip.RepositoryIndexRequest()
         return statuses_of(self._call(self._stub.RepositoryIndex, request, self._deadline_at(None)))
+
+    def load(self, model: str, uri: str = "", *, timeout: float | None = None) -> None:
+        """Have the server load *model*, and wait until it is ready; requests go on meanwhile.
+
+        A name that is served moves to what its URI stands for now, as where an alias has moved.
+
+        Args:
+            model: The name to serve it by.
+            uri: What to load, as "models:/iris/3"; a path is one of the server's. Empty for the URI
+                that the name was loaded from, else for the registered model of that name.
+            timeout: Seconds to wait, None for the client's; the server goes on loading after it.
+
+        Raises:
+            HeadraceClientError: It was not loaded, and the name serves what it did; or the call
+                failed otherwise, in the class of its status.
+        """
+        request = load_request(model, uri)
+        try:
+            self._call(self._stub.RepositoryModelLoad, request, self._deadline_at(timeout))
+        finally:
+            self._session.forget_all(model)
+
+    def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Have the server answer what it has accepted for *model*, then free it; waits for that.
+
+        Args:
+            model: The name it is served by.
+            timeout: Seconds to wait, None for the client's; the server goes on after it.
+
+        Raises:
+            HeadraceClientError: The call failed; NotFound for a model that the server never held.
+        """
+        request = oip.RepositoryModelUnloadRequest(model_name=model)
+        self._call(self._stub.RepositoryModelUnload, request, self._deadline_at(timeout))
 
     def ready(self, model: str | None = None, version: str = "") -> bool:
         """Whether *model*, or without one the server, can be asked now; False if nobody answers.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from headrace.oip.open_inference_pb2 import ModelMetadataResponse
+from headrace.oip.open_inference_pb2 import ModelMetadataResponse, RepositoryModelLoadRequest
 
 from .calls import Parameter, RequestEncoder, ResponseDecoder
 from .inputs import Data, Form
@@ -59,6 +59,12 @@ class Session:
         """Ask the server again before the next prediction."""
         self._forms.pop((model, version), None)
 
+    def forget_all(self, model: str) -> None:
+        """Ask the server again before the next prediction of any version of *model*."""
+        for key in list(self._forms):
+            if key[0] == model:
+                self._forms.pop(key, None)
+
     def encode(self, ask: Ask, form: Form) -> bytes:
         """The request that *ask* makes of *form*.
 
@@ -87,6 +93,14 @@ class Session:
             # Another version has taken over the name; its columns may stand in another order.
             self.forget(ask.model, ask.version)
         return prediction
+
+
+def load_request(model: str, uri: str) -> RepositoryModelLoadRequest:
+    """The request to load *model* from *uri*, or from where the server thinks best."""
+    request = RepositoryModelLoadRequest(model_name=model)
+    if uri:
+        request.parameters["uri"].string_param = uri
+    return request
 
 
 def deadline_at(timeout_s: float | None) -> float | None:

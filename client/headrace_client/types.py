@@ -113,13 +113,19 @@ class ModelStatus:
         name: The name it is served by.
         version: Its version.
         state: LOADING, READY, UNLOADING or UNAVAILABLE.
-        reason: Why it is unavailable.
+        reason: Why it is unavailable, or why the last load left it as it is.
+        device: Where it computes; empty where the server does not say.
+        workers: The processes that hold it; empty where the server does not say.
+        rows: Rows run since it was loaded; None where the server does not say.
     """
 
     name: str
     version: str
     state: str
     reason: str
+    device: str = ""
+    workers: tuple[str, ...] = ()
+    rows: int | None = None
 
 
 def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
@@ -139,9 +145,20 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
 
 def statuses_of(message: RepositoryIndexResponse) -> tuple[ModelStatus, ...]:
     """The models that a server listed, in its order."""
-    return tuple(
-        ModelStatus(model.name, model.version, model.state, model.reason)
-        for model in message.models
+    return tuple(map(_status, message.models))
+
+
+def _status(model: RepositoryIndexResponse.ModelIndex) -> ModelStatus:
+    known = model.parameters
+    workers = known["workers"].string_param if "workers" in known else ""
+    return ModelStatus(
+        model.name,
+        model.version,
+        model.state,
+        model.reason,
+        device=known["device"].string_param if "device" in known else "",
+        workers=tuple(workers.split(",")) if workers else (),
+        rows=known["rows"].int64_param if "rows" in known else None,
     )
 
 

@@ -217,6 +217,72 @@ def predict(
     )
 
 
+_Server = Annotated[str, typer.Option(help="host:port of the daemon.")]
+_Wait = Annotated[
+    float,
+    typer.Option(min=0.0, metavar="SECONDS", help="How long to wait; the daemon goes on after it."),
+]
+
+
+@app.command()
+def models(
+    server: _Server = "127.0.0.1:8001",
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a look.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks; for rows/s too."),
+    ] = 1.0,
+) -> None:
+    """Show what a running daemon holds: states, devices, workers, rows per second.
+
+    Examples: `headrace models` | `headrace models --watch` | `headrace models --json`
+    """
+    from .modelsview import show_models
+
+    show_models(server, watch=watch, as_json=as_json, interval_s=interval)
+
+
+@app.command()
+def load(
+    name: Annotated[str, typer.Argument(help="The name to serve it by.")],
+    uri: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            help="What to load. Default: what the name was loaded from, as where its alias has "
+            "moved; else the registered model of that name.",
+        ),
+    ] = "",
+    server: _Server = "127.0.0.1:8001",
+    timeout: _Wait = 3600.0,
+) -> None:
+    """Have a running daemon load a model, and wait until it is ready; it goes on serving.
+
+    Examples: `headrace load iris` | `headrace load iris --uri models:/iris/3` |
+    `headrace load flowers --uri ./model`
+    """
+    from .modelsview import load_model
+
+    load_model(name, uri, server=server, timeout_s=timeout)
+
+
+@app.command()
+def unload(
+    name: Annotated[str, typer.Argument(help="The name it is served by.")],
+    server: _Server = "127.0.0.1:8001",
+    timeout: _Wait = 3600.0,
+) -> None:
+    """Have a running daemon answer what it has accepted for a model, then free it.
+
+    Examples: `headrace unload iris`
+    """
+    from .modelsview import unload_model
+
+    unload_model(name, server=server, timeout_s=timeout)
+
+
 @app.command()
 def token(
     name: Annotated[str, typer.Argument(help="Who has it, for the file and the log.")],

@@ -1,6 +1,5 @@
 """Daemon: builds the house, keeps it until a signal comes, and takes it down in order."""
 
-import contextlib
 import gc
 import ipaddress
 import os
@@ -10,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import wait
 from types import FrameType
 from typing import TypeVar
 
@@ -33,8 +32,6 @@ from .transport.security import Security
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
-# Models that are fetched and started at the same time.
-_LOADS_AT_ONCE = 4
 
 _NVIDIA = "/proc/driver/nvidia/gpus"
 
@@ -94,6 +91,11 @@ class Daemon:
         settings.check_names(item.name for item in wanted)
         self._repository.demand(item.name for item in wanted)
         models = [self._repository.announce(item) for item in wanted]
+        # Before anyone can ask for a model to be loaded anew: these loads come first.
+        loads = [
+            self._repository.begin(model, item.resolved.source)
+            for model, item in zip(models, wanted, strict=True)
+        ]
         self._control.run(self._grpcio.start())
         if self._native is not None:
             self._native.start()
@@ -107,14 +109,12 @@ class Daemon:
             models=[item.name for item in wanted],
             pid=os.getpid(),
         )
-        loads = ThreadPoolExecutor(_LOADS_AT_ONCE, thread_name_prefix="loader")
-        self._closers.append(lambda: loads.shutdown(wait=False, cancel_futures=True))
         self._closers.append(self._leave)
 
-        def load_all() -> None:
-            sources = [item.resolved.source for item in wanted]
-            with contextlib.suppress(CancelledError):  # The daemon ends while models load.
-                list(loads.map(self._repository.load, models, sources))
+        def wait_for_all() -> None:
+            wait(loads)
+            if any(load.exception() for load in loads):
+                return  # The daemon ends while models load.
             # What lives now lives long: the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
@@ -122,7 +122,7 @@ class Daemon:
             event = "ready" if ready else "not_ready"
             _log.info(event, models=ready, failed=sorted({m.name for m in models} - set(ready)))
 
-        threading.Thread(target=load_all, name="startup", daemon=True).start()
+        threading.Thread(target=wait_for_all, name="startup", daemon=True).start()
 
     def close(self) -> None:
         """Drain, then take everything down, last built first."""
@@ -164,6 +164,7 @@ class Daemon:
             completions,
             settings_of=self._settings_of,
             device=_default_device(settings.device),
+            drain_s=settings.drain_s,
             is_strict=settings.strict_readiness,
         )
         metrics = Metrics(self._repository, pool)

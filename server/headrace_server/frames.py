@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     LOAD_FAILED = 12  # An instance cannot be loaded (JSON).
     DONE = 13  # The outputs of a batch (packed).
     RUN_FAILED = 14  # The model raised (JSON).
+    UNLOADED = 15  # An instance is closed, its memory free (JSON).
     # Daemon and librarian.
     ASK = 20
     ANSWER = 21

@@ -82,7 +82,10 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as it is now."""
-        models = [(model, queue) for model in self._repository.models if (queue := model.queue)]
+        # A label once: files of a directory that are loaded anew have the version they had, and for
+        # a while both are there.
+        found = {_labels(model): (model, model.queue) for model in self._repository.models[::-1]}
+        models = [(model, queue) for model, queue in found.values() if queue is not None]
         for name, text, field in _HISTOGRAMS:
             family = HistogramMetricFamily(name, text, labels=_LABELS)
             for model, queue in models:

@@ -1,7 +1,6 @@
 """The asyncio client against the same double of the server."""
 
 import asyncio
-import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ import pytest
 import oip_double
 from headrace_client import (
     AsyncClient,
-    Client,
     DeadlineExceeded,
     HeadraceClientError,
     InputMismatch,
@@ -31,23 +29,6 @@ def double() -> Iterator[Double]:
     models = {"iris": oip_double.iris(), "doubler": oip_double.doubler()}
     with oip_double.serving(models) as double:
         yield double
-
-
-def test_it_has_the_methods_of_the_synchronous_client_with_the_same_arguments() -> None:
-    def methods(kind: type) -> dict[str, list[str]]:
-        return {
-            name: list(inspect.signature(method).parameters)
-            for name, method in inspect.getmembers(kind, inspect.isfunction)
-            if not name.startswith("_")
-        }
-
-    # A task is the future of asyncio.
-    expected = methods(Client)
-    del expected["submit"]
-    assert methods(AsyncClient) == expected
-    constructors = (inspect.signature(kind).parameters.values() for kind in (Client, AsyncClient))
-    first, second = ([(p.name, p.default) for p in parameters] for parameters in constructors)
-    assert first == second
 
 
 def test_predictions_metadata_models_and_readiness(double: Double) -> None:
@@ -95,6 +76,57 @@ def test_a_changed_model_is_asked_again_once_and_an_unchanged_one_never(double: 
                 await client.predict("iris", ROW)
 
     asyncio.run(ask())
+
+
+def test_a_submitted_request_is_a_task_that_was_checked_before(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            rows = [np.full((1, 3), i) for i in range(20)]
+            tasks = [await client.submit("doubler", row) for row in rows]
+            for row in rows:
+                row[:] = -1  # What was submitted is on its way as it was.
+            answers = await asyncio.gather(*tasks)
+            assert [answer.array[0, 0] for answer in answers] == [2.0 * i for i in range(20)]
+
+            sent = len(double.infer_requests)
+            with pytest.raises(InputMismatch):
+                await client.submit("iris", {"petal_width": [1.0]})
+            assert len(double.infer_requests) == sent
+
+            double.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "no")]
+            asked = len(double.metadata_asked)
+            with pytest.raises(InvalidArgument, match="no"):
+                await (await client.submit("doubler", rows[0]))
+            await (await client.submit("doubler", rows[0]))
+            assert len(double.metadata_asked) == asked + 1
+
+            double.is_holding = True
+            task = await client.submit("doubler", rows[0])
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            double.release.set()
+
+    asyncio.run(ask())
+
+
+def test_models_are_loaded_and_unloaded(double: Double) -> None:
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            await client.load("iris")
+            await client.load("flowers", "models:/iris/3", timeout=20)
+            await client.unload("iris")
+            double.repository_failures = [(grpc.StatusCode.NOT_FOUND, "no such model")]
+            with pytest.raises(NotFound, match="no such model"):
+                await client.load("nothing")
+            double.is_holding = True
+            with pytest.raises(DeadlineExceeded):
+                await client.load("slow", timeout=0.05)
+            double.release.set()
+
+    asyncio.run(ask())
+    assert double.loads[:2] == [("iris", ""), ("flowers", "models:/iris/3")]
+    assert double.unloads == ["iris"]
 
 
 @pytest.mark.parametrize(

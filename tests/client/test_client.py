@@ -318,6 +318,52 @@ def test_models_are_listed_with_their_states(double: Double, client: Client) -> 
     )
 
 
+def test_what_a_server_tells_besides_a_models_state_is_listed_too(
+    double: Double, client: Client
+) -> None:
+    told = replace(oip_double.iris(), rows=7, device="cpu", workers=("cpu-1", "cpu-2"))
+    double.models = {"iris": told}
+
+    assert client.models()[0] == ModelStatus(
+        "iris", "1", "READY", "", device="cpu", workers=("cpu-1", "cpu-2"), rows=7
+    )
+
+
+def test_models_are_loaded_and_unloaded(double: Double, client: Client) -> None:
+    client.load("iris")
+    client.load("flowers", "models:/iris/3", timeout=20)
+    client.unload("iris")
+
+    assert double.loads == [("iris", ""), ("flowers", "models:/iris/3")]
+    assert double.unloads == ["iris"]
+
+
+def test_what_the_repository_refuses_is_told_in_the_class_of_its_status(
+    double: Double, client: Client
+) -> None:
+    double.repository_failures = [
+        (grpc.StatusCode.UNAVAILABLE, "the registry is away"),
+        (grpc.StatusCode.NOT_FOUND, "no such model"),
+    ]
+
+    with pytest.raises(Unavailable, match="the registry is away"):
+        client.load("iris")
+    with pytest.raises(NotFound, match="no such model"):
+        client.unload("iris")
+
+
+def test_after_a_load_a_model_is_asked_again_what_it_takes(double: Double, client: Client) -> None:
+    """Its columns may stand in another order, which a matrix would not tell."""
+    client.predict("iris", ROW)
+    old = double.models["iris"]
+    double.models["iris"] = replace(old, inputs=old.inputs[::-1], version="2")
+
+    client.load("iris")
+    answer = client.predict("iris", ROW)
+
+    assert answer["longest"].tolist() == [3], "the first column is the last input now"
+
+
 def test_a_call_ends_at_its_timeout(double: Double, client: Client) -> None:
     client.predict("iris", ROW)
     double.is_holding = True

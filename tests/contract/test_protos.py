@@ -26,6 +26,8 @@ CLIENT_METHODS = {
     "ModelMetadata": "metadata",
     "ModelInfer": "infer",
     "RepositoryIndex": "models",
+    "RepositoryModelLoad": "load",
+    "RepositoryModelUnload": "unload",
 }
 
 

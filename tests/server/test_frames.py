@@ -76,6 +76,7 @@ def test_kinds_are_never_renumbered() -> None:
         "LOAD_FAILED": 12,
         "DONE": 13,
         "RUN_FAILED": 14,
+        "UNLOADED": 15,
         "ASK": 20,
         "ANSWER": 21,
         "PROGRESS": 22,

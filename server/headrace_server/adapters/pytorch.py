@@ -84,6 +84,11 @@ class PytorchAdapter(Adapter):
 
     def close(self) -> None:
         """Let go of the module."""
+        import torch
+
+        if isinstance(self._call, torch.fx.GraphModule):
+            # An exported program refers to itself: its weights would wait for the collector.
+            vars(self._call).clear()
         del self._call
 
     def _host(self, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """InstanceGroup: the instances of one model version, their slots, and a batch's way through one.
 
 A slot is room for one batch in an instance's arena: an input side that the daemon writes and an
-output side that the worker writes. `take`, `release`, `put_back` and `mark` belong to the
+output side that the worker writes. `take`, `release`, `put_back`, `mark` and `drop` belong to the
 scheduler and are called under its lock; `execute` runs outside it, on a slot that is taken.
 """
 
@@ -63,6 +63,8 @@ class Instance:
         self.loaded = loaded
         self.slots = [Slot(self, outputs_bytes_wanted=out_bytes) for _ in range(slots)]
         self.free: list[Slot] = []
+        # Whether it will not come back; its slots then lose their memory as they become free.
+        self.is_dropped = False
 
 
 @dataclass(slots=True, eq=False)
@@ -99,10 +101,16 @@ class _Flight:
 
 
 class InstanceGroup:
-    """The instances of one model version."""
+    """The instances of one model version.
+
+    Attributes:
+        model: Served name and version.
+        workers: The workers of all instances it began with.
+    """
 
     def __init__(self, model: tuple[str, str], instances: Sequence[Instance]) -> None:
         self.model = model
+        self.workers = tuple(dict.fromkeys(instance.worker for instance in instances))
         self._instances = list(instances)
         self.sync()
 
@@ -144,15 +152,18 @@ class InstanceGroup:
     def release(self, slot: Slot) -> None:
         """Hand back a slot; one of an instance that is down comes back with `mark`."""
         slot.is_taken = False
-        if slot.instance.loaded.is_up and slot not in slot.instance.free:
-            slot.instance.free.append(slot)
+        instance = slot.instance
+        if instance.is_dropped:
+            _give_all(slot)
+        elif instance.loaded.is_up and slot not in instance.free:
+            instance.free.append(slot)
 
     def put_back(self, slot: Slot) -> None:
         """Hand back a slot whose worker turned out to be gone: it comes back with `mark`.
 
         Free at once only where that has already passed.
         """
-        if slot.loads != slot.instance.loaded.loads:
+        if slot.instance.is_dropped or slot.loads != slot.instance.loaded.loads:
             self.release(slot)
         else:
             slot.is_taken = False
@@ -162,7 +173,7 @@ class InstanceGroup:
 
         Slots that are still owned come back by themselves.
         """
-        is_up = instance.loaded.is_up
+        is_up = instance.loaded.is_up and not instance.is_dropped
         instance.free = [slot for slot in instance.slots if is_up and not slot.is_taken]
 
     def sync(self) -> None:
@@ -171,8 +182,10 @@ class InstanceGroup:
             self.mark(instance)
 
     def drop(self, instance: Instance) -> None:
-        """The instance will not come back."""
+        """The instance will not come back. Slots that are still owned lose their memory later."""
         self._instances = [other for other in self._instances if other is not instance]
+        instance.is_dropped = True
+        instance.free = []
         for slot in instance.slots:
             if not slot.is_taken:
                 _give_all(slot)

@@ -65,7 +65,7 @@ class WorkerPool:
             return worker, worker.load(spec)
 
     def retire_own(self, worker: Worker) -> None:
-        """End a worker of its own model, which could not be loaded; a shared one stays."""
+        """End a worker whose own model is gone, or could not be loaded; a shared one stays."""
         with self._lock:
             if worker not in self._own:
                 return

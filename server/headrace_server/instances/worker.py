@@ -106,6 +106,8 @@ class Worker:
         # Guards everything below and the arena's regions; held for a few lines, never over I/O.
         self._lock = threading.Lock()
         self._instances: dict[int, LoadedInstance] = {}
+        # Instances that the process was told to free.
+        self._leaving: dict[int, Future[None]] = {}
         self._flights: Flights[LoadedInstance, Flight] = Flights(lambda one: one.exec_s_max)
         self._process: Process | None = None
         # Whose batch has run for too long, once the process was told to end over it.
@@ -181,14 +183,20 @@ class Worker:
             self._send_load(process, instance.spec)
         return instance
 
-    def unload(self, instance: LoadedInstance) -> None:
-        """Forget an instance and have the process free it."""
+    def unload(self, instance: LoadedInstance) -> Future[None]:
+        """Forget an instance and have the process free it; the future is done once it has."""
+        freed: Future[None] = Future()
         with self._lock:
             self._instances.pop(instance.number, None)
             instance.is_up = False
             process = self._process
-        if process is not None:
-            _send_quietly(process, Kind.UNLOAD, {"instance": instance.number})
+            if process is not None:
+                self._leaving[instance.number] = freed
+        if process is None:
+            freed.set_result(None)
+        elif not _send_quietly(process, Kind.UNLOAD, {"instance": instance.number}):
+            self._note_freed(instance.number)
+        return freed
 
     def take_region(self, nbytes: int) -> Region:
         """A region of the arena; see `Arena.take`."""
@@ -196,9 +204,10 @@ class Worker:
             return self.arena.take(nbytes)
 
     def give_region(self, region: Region) -> None:
-        """Hand a region back."""
+        """Hand a region back; one of a worker that was closed is gone with its arena."""
         with self._lock:
-            self.arena.give(region)
+            if not self._is_closing:
+                self.arena.give(region)
 
     def next_batch(self) -> int:
         """A fresh batch number."""
@@ -254,6 +263,7 @@ class Worker:
             instances = list(self._instances.values())
         if process is not None:
             process.stop()
+        self._note_all_freed()
         for instance in instances:
             self._fail_load(instance.number, "the server is ending")
         self.arena.close()
@@ -312,8 +322,13 @@ class Worker:
                     self._set_up(instance, is_up=True)
                     if not instance.found.done():
                         instance.found.set_result(report)
+                elif self._process is not None:
+                    # Unloaded while a new process was told to load it.
+                    _send_quietly(self._process, Kind.UNLOAD, {"instance": report["instance"]})
             case Kind.LOAD_FAILED:
                 self._fail_load(report["instance"], report["message"])
+            case Kind.UNLOADED:
+                self._note_freed(report["instance"])
 
     def _on_process_end(self, process: Process) -> None:
         with self._lock:
@@ -322,6 +337,7 @@ class Worker:
             hung = self._hung
             flights = self._flights.clear(hung)
             instances = list(self._instances.values())
+        self._note_all_freed()
         # Loads go one after another: the first that was not up again may be the cause.
         suspect = next((i for i in instances if i.loads and not i.is_up), None)
         for instance in instances:
@@ -362,6 +378,17 @@ class Worker:
             except Exception:  # noqa: BLE001 - the others must still hear of it.
                 _log.exception("on_change_failed", worker=self.name)
 
+    def _note_freed(self, number: int) -> None:
+        with self._lock:
+            freed = self._leaving.pop(number, None)
+        if freed is not None:
+            freed.set_result(None)
+
+    def _note_all_freed(self) -> None:
+        """The process is gone, and with it whatever it was to free."""
+        for number in list(self._leaving):
+            self._note_freed(number)
+
     def _take_flight(self, batch: int, at: float) -> Flight | None:
         """The flight of *batch*, which ended at that instant; None where no one waits for it."""
         with self._lock:
@@ -386,11 +413,14 @@ class Worker:
         _send_quietly(process, Kind.LOAD, spec)
 
 
-def _send_quietly(process: Process, kind: Kind, body: object) -> None:
+def _send_quietly(process: Process, kind: Kind, body: object) -> bool:
+    """Send a frame to a process that may be gone; whether it was taken."""
     try:
         process.send_json(kind, body)
     except OSError:
         _log.debug("frame_not_sent", kind=kind.name, pid=process.pid)
+        return False
+    return True
 
 
 def _failure(report: dict[str, Any]) -> HeadraceError:

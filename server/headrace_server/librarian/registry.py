@@ -152,7 +152,7 @@ class Registry:
         return found if name is None else replace(found, name=name)
 
     def list_models(self) -> list[str]:
-        """The URI of every registered model: its champion, else its latest version by number.
+        """The URI of every registered model: its champion, else its latest version.
 
         Models that have no version yet are left out, as are prompts, which MLflow keeps beside.
         """
@@ -160,8 +160,8 @@ class Registry:
         for model in self._registered_models():
             if _CHAMPION in model.aliases:
                 uris.append(f"models:/{model.name}@{_CHAMPION}")
-            elif latest := _highest(model):
-                uris.append(f"models:/{model.name}/{latest.version}")
+            elif _highest(model) is not None:
+                uris.append(f"models:/{model.name}/latest")
         return uris
 
     def fetch(self, source: str, progress: Progress = _silent) -> Fetched:

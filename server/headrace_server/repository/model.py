@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from headrace.signature import Signature
 
-from ..errors import HeadraceError, ModelLoading, ModelUnavailable
+from ..errors import Draining, HeadraceError, ModelLoading, ModelUnavailable
 from ..instances.group import InstanceGroup, Slot
 from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings
@@ -17,12 +17,22 @@ _KEYS_MAX = 4096
 
 
 class State(enum.Enum):
-    """Where a version is in its life; the values are those of the repository index."""
+    """Where a version is in its life."""
 
-    LOADING = "LOADING"
-    READY = "READY"
-    DRAINING = "UNLOADING"
-    FAILED = "UNAVAILABLE"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+    UNLOADED = "unloaded"
+
+
+_SHOWN = {
+    State.LOADING: "LOADING",
+    State.READY: "READY",
+    State.DRAINING: "UNLOADING",
+    State.FAILED: "UNAVAILABLE",
+    State.UNLOADED: "UNAVAILABLE",
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +46,8 @@ class ModelVersion:
         followed: The alias, or "latest", by which the version was chosen; else empty.
         settings: How it is served.
         state: Where it is in its life.
-        reason: Why it failed.
+        reason: Why it failed, or why the last load left it as it is.
+        digest: SHA-256 over its files; empty until they are there.
         flavor: MLflow's flavor key.
         device: Where it computes.
         signature: Effective inputs and outputs; None for a model that accepts what comes.
@@ -51,6 +62,7 @@ class ModelVersion:
     settings: ModelSettings
     state: State = State.LOADING
     reason: str = ""
+    digest: str = ""
     flavor: str = ""
     device: str = ""
     signature: Signature | None = None
@@ -67,28 +79,28 @@ class ModelVersion:
         return self.state is State.READY and self.group is not None and self.group.is_ready
 
     @property
-    def shown_state(self) -> State:
+    def shown_state(self) -> str:
         """Its state for the repository index: one that cannot run requests now is unavailable."""
         if self.state is State.READY and not self.is_ready:
-            return State.FAILED
-        return self.state
+            return _SHOWN[State.FAILED]
+        return _SHOWN[self.state]
 
     @property
     def trouble(self) -> str:
-        """Why it cannot run requests; empty while nothing is wrong."""
+        """Why it cannot run requests, or is not what was asked for last; else empty."""
         if self.state is State.READY and self.group is not None:
-            return self.group.trouble
+            return self.group.trouble or self.reason
         return self.reason
 
     @property
     def worker_names(self) -> list[str]:
-        """The workers that hold its instances."""
+        """The workers that hold its instances, each once."""
         instances = self.group.instances if self.group is not None else ()
-        return [instance.worker.name for instance in instances]
+        return list(dict.fromkeys(instance.worker.name for instance in instances))
 
     @property
     def queue(self) -> Scheduler[Slot] | None:
-        """Its queue, in whatever state it is; None before it was ready for the first time."""
+        """Its queue, in whatever state; None before it was ready and after it was unloaded."""
         return self._scheduler
 
     @property
@@ -96,10 +108,10 @@ class ModelVersion:
         """Its queue.
 
         Raises:
-            ModelLoading: It is not ready yet.
+            ModelLoading, Draining: It is not ready yet, or about to be unloaded.
             ModelUnavailable: It failed to load, or was unloaded.
         """
-        if self._scheduler is not None and self.state in (State.READY, State.DRAINING):
+        if self._scheduler is not None and self.state is State.READY:
             return self._scheduler
         raise self._why_not()
 
@@ -108,6 +120,11 @@ class ModelVersion:
         self._scheduler = scheduler
         self.group = group
         self.state = State.READY
+
+    def detach(self) -> None:
+        """Take its queue and instances from it."""
+        self._scheduler = None
+        self.group = None
 
     def batch_key(
         self, inputs: tuple[InputLayout, ...], outputs: tuple[str, ...], *, is_scalar: bool
@@ -123,10 +140,13 @@ class ModelVersion:
             return key
 
     def _why_not(self) -> HeadraceError:
-        if self.state is State.LOADING:
-            return ModelLoading(
-                f"model {self.name!r} version {self.version} is still loading: retry"
-            )
+        what = f"model {self.name!r} version {self.version}"
+        match self.state:
+            case State.LOADING:
+                return ModelLoading(f"{what} is still loading: retry")
+            case State.DRAINING:
+                return Draining(f"{what} is being unloaded: retry")
+            case State.UNLOADED:
+                return ModelUnavailable(f"{what} was unloaded")
         why = f": {self.reason}" if self.reason else ""
-        state = "failed to load" if self.state is State.FAILED else "was unloaded"
-        return ModelUnavailable(f"model {self.name!r} version {self.version} {state}{why}")
+        return ModelUnavailable(f"{what} failed to load{why}")

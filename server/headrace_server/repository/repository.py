@@ -1,39 +1,37 @@
 """Repository: the models this daemon holds, by name and version, and how they come and go.
 
-Loading runs on the caller's thread and may take minutes; looking up is a dict access on any thread.
-The tables are replaced as a whole, never changed in place, so that readers need no lock.
+Looking up is a dict access on any thread. What is slow takes its turn on a loader thread, one after
+another for one name (turns.py): it may take minutes, and nobody else waits for it. The tables are
+replaced as a whole, never changed in place, so that readers need no lock.
 """
 
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import structlog
 
-from headrace.datatypes import BYTES, DATATYPES
-from headrace.signature import Signature
-
 from ..completions import Completions
 from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound
-from ..instances.group import Instance, InstanceGroup, Slot
 from ..instances.pool import WorkerPool
-from ..instances.worker import LoadedInstance, Worker
-from ..instrument import Instrument
-from ..scheduler.batcher import Batcher, Limits
-from ..scheduler.policy import DelayPolicy
-from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
+from .loading import Loader
 from .model import ModelVersion, State
+from .turns import Turn, Turns
 
-# Room for the outputs of a model whose outputs are not known, and for one BYTES element.
-_OUT_BYTES_UNKNOWN = 64 * 1024
-_ELEMENT_BYTES = 64
+# Models that are fetched and started at the same time.
+_LOADS_AT_ONCE = 4
+# A request may have been planned for a version just before its name moved on to the next: the old
+# one takes requests for so long still (seconds). Between plan and queue lies no more than a burst.
+_LATE_S = 1.0
 
 _VERSION = re.compile(r"[0-9]{1,18}")
 _ALIAS = re.compile(r"@[^@/\s]{1,255}")
+_NAME = re.compile(r"[^:/\x00-\x1f\x7f]{1,255}")
 
 _log = structlog.get_logger("headrace")
 
@@ -64,30 +62,34 @@ class Repository:
         *,
         settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        drain_s: float = 30.0,
         is_strict: bool = False,
     ) -> None:
-        """Hold nothing yet.
+        """Hold no models yet.
 
         Args:
-            librarian: Who knows the registry.
-            pool: The workers.
-            completions: Who takes the workers' answers.
+            librarian: Tells what URIs stand for, and fetches it.
+            pool: Where instances go.
+            completions: Follows the queues.
             settings_of: The settings of a served name whose version bears these tags.
-            device: Where models compute that name no device.
+            device: For models that name none.
+            drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
         """
         self.generation = 0
         self._librarian = librarian
-        self._pool = pool
-        self._completions = completions
         self._settings_of = settings_of
-        self._device = device
+        self._drain_s = drain_s
         self._is_strict = is_strict
         self._demanded: frozenset[str] = frozenset()
-        # Served name -> version -> model; the name's default version stands under "".
-        self._models: dict[str, dict[str, ModelVersion]] = {}
-        self._schedulers: tuple[Scheduler[Slot], ...] = ()
+        self._loader = Loader(pool, completions, device=device, on_change=self._changed)
+        self._turns = Turns(_LOADS_AT_ONCE)
+        # The versions of each name that was ever served; the first is what the name stands for.
+        self._models: dict[str, tuple[ModelVersion, ...]] = {}
+        # Start-up models that are neither ready nor failed.
+        self._awaited: set[ModelVersion] = set()
         self._lock = threading.Lock()
+        self._is_closing = threading.Event()
         self._ready_watchers: list[Callable[[], None]] = []
 
     @property
@@ -96,24 +98,26 @@ class Repository:
         return [
             model
             for _, versions in sorted(self._models.items())
-            for version, model in sorted(versions.items())
-            if version
+            for model in sorted(versions, key=lambda model: int(model.version))
         ]
+
+    @property
+    def served(self) -> list[ModelVersion]:
+        """What each name stands for, in order of names."""
+        return [versions[0] for _, versions in sorted(self._models.items())]
 
     @property
     def queued_bytes(self) -> int:
         """Bytes of tensors that wait in all queues."""
-        return sum(scheduler.queued_bytes for scheduler in self._schedulers)
+        return sum(scheduler.queued_bytes for scheduler in self._loader.schedulers)
 
     @property
     def is_ready(self) -> bool:
-        """Whether no model is loading, and one is ready; if strict, every start-up model."""
-        if self._is_strict and not all(self._is_name_ready(name) for name in self._demanded):
+        """Whether a model is ready and no start-up model is on its way; if strict, all of these."""
+        if self._awaited:
             return False
-        models = self.models
-        return all(model.state is not State.LOADING for model in models) and any(
-            model.is_ready for model in models
-        )
+        ready = {model.name for model in self.served if model.is_ready}
+        return bool(ready) and not (self._is_strict and self._demanded - ready)
 
     def demand(self, names: Iterable[str]) -> None:
         """Name the start-up models, which a strict readiness waits for."""
@@ -132,23 +136,24 @@ class Repository:
         """
         versions = self._models.get(name)
         if versions is None:
-            served = ", ".join(sorted(self._models)) or "none"
-            raise ModelNotFound(f"model {name[:128]!r} is not served; served are: {served}")
-        found = versions.get(version)
-        if found is not None:
-            return found
+            raise self._not_served(name)
+        if not version:
+            return versions[0]
         if _ALIAS.fullmatch(version):
-            for model in versions.values():
-                if model.followed == version[1:]:
-                    return model
-        elif not _VERSION.fullmatch(version):
+            found = [model for model in versions if model.followed == version[1:]]
+        elif _VERSION.fullmatch(version):
+            found = [model for model in versions if model.version == version]
+        else:
             raise InvalidRequest(
                 f"version {version[:128]!r} of model {name!r}: expected a number, @alias or nothing"
             )
-        served = ", ".join(sorted(v for v in versions if v))
-        raise ModelNotFound(
-            f"version {version[:128]!r} of model {name!r} is not served; served are: {served}"
-        )
+        if not found:
+            held = ", ".join(model.version for model in versions)
+            raise ModelNotFound(
+                f"version {version[:128]!r} of model {name!r} is not served; served are: {held}"
+            )
+        # The one that the name stands for goes before one that comes or goes.
+        return found[0]
 
     def resolve(self, models: Sequence[str]) -> list[Wanted]:
         """What to serve for `[NAME=]URI` arguments; for none, every registered model.
@@ -170,33 +175,138 @@ class Repository:
         return list(wanted.values())
 
     def announce(self, wanted: Wanted) -> ModelVersion:
-        """Enter *wanted* into the tables as loading, before anything slow happens."""
-        model = ModelVersion(
-            wanted.name,
-            wanted.resolved.version,
-            wanted.uri,
-            wanted.resolved.followed,
-            self._settings_of(wanted.name, wanted.resolved.tags),
-        )
+        """Enter a start-up model as loading, before anything slow happens."""
+        model = self._new(wanted)
         with self._lock:
-            versions = {**self._models.get(model.name, {}), model.version: model, "": model}
-            self._models = {**self._models, model.name: versions}
-        self._changed()
+            self._awaited.add(model)
+        self._enter(model)
         return model
 
     def load(self, model: ModelVersion, source: str, progress: Progress | None = None) -> None:
         """Fetch, start, probe and warm up *model*; then it is ready, or failed with a reason."""
-        began = time.monotonic()
+        self._bring_up(model, lambda: self._librarian.fetch(source, progress))
+
+    def begin(self, model: ModelVersion, source: str) -> Future[None]:
+        """Have *model*, which was announced, loaded; the future is done when that has ended."""
+        return self._turns.take(model.name, lambda _: self.load(model, source))
+
+    def begin_load(self, name: str, uri: str = "") -> Future[None]:
+        """Have *name* serve what *uri* stands for now.
+
+        Without *uri* that is the one it was loaded from; for a name that is not held, the
+        registered model of that name, by the alias champion, else by its latest version. Where
+        that is what it serves already, nothing happens. The future is done when the model is
+        ready. Until then, and where it cannot be loaded, the name serves what it did.
+
+        The future raises:
+            InvalidRequest: *name* or *uri* can never be served.
+            ModelNotFound: There is no such model.
+            LoadFailed: It cannot be loaded.
+            RegistryUnavailable: The registry does not answer.
+            Draining: The server ends.
+        """
+        return self._turns.take(name, lambda turn: self._load_anew(name, uri, turn))
+
+    def begin_unload(self, name: str) -> Future[None]:
+        """Have *name* answer what it has accepted and free all it holds; then the future is done.
+
+        The future raises:
+            ModelNotFound: No model of that name is held.
+            Draining: The server ends.
+        """
+        return self._turns.take(name, lambda _: self._unload(name))
+
+    def close(self, drain_s_max: float) -> bool:
+        """Drain every model; whether all requests were answered."""
+        self._is_closing.set()
+        self._turns.close()
+        until = time.monotonic() + drain_s_max
+        is_clean = True
+        for model in self.models:
+            queue = model.queue
+            if queue is not None and model.state in (State.READY, State.DRAINING):
+                model.state = State.DRAINING
+                is_clean &= queue.close(max(until - time.monotonic(), 0.0))
+        return is_clean
+
+    # In a name's turn.
+
+    def _load_anew(self, name: str, uri: str, turn: Turn) -> None:
+        held = self._models.get(name, ())
+        current = held[0] if held else None
+        serving = current if current is not None and current.state is State.READY else None
         try:
-            fetched = self._librarian.fetch(source, progress)
-            model.flavor = fetched.flavor
-            self._start(model, fetched)
+            wanted = self._wanted(name, uri or (current.uri if current else ""))
+            if serving is not None and self._is_same(serving, wanted):
+                serving.uri, serving.followed = wanted.uri, wanted.resolved.followed
+                serving.reason = ""
+                self._enter(serving)
+                return
+        except HeadraceError as error:
+            if serving is not None:
+                serving.reason = f"the last load failed: {error.message}"
+            _log.error("load_failed", model=name, why=error.message)
+            raise
+        model = self._new(wanted)
+        self._enter(*((model,) if serving is None else (serving, model)))
+        if current is not None and serving is None:
+            self._loader.retire(current, 0.0)
+        source = wanted.resolved.source
+        error = self._bring_up(model, lambda: self._librarian.fetch(source))
+        if isinstance(error, LoadFailed):
+            raise LoadFailed(
+                f"model {name!r} version {model.version} failed to load: {error.message}"
+            )
+        if error is not None:
+            raise error
+        if serving is not None:
+            self._enter(model, serving)
+            turn.answer()
+            self._retire(serving, late_s=_LATE_S)
+            self._enter(model)
+
+    def _wanted(self, name: str, uri: str) -> Wanted:
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"model name {name[:128]!r}: expected 1 to 255 characters other than : and /"
+            )
+        if uri:
+            return Wanted(name, uri, self._librarian.resolve(uri))
+        try:
+            uri = f"models:/{name}@champion"
+            return Wanted(name, uri, self._librarian.resolve(uri))
+        except ModelNotFound:
+            uri = f"models:/{name}/latest"
+        try:
+            return Wanted(name, uri, self._librarian.resolve(uri))
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                f"model {name!r} is not served, and {error.message}: say the URI of what to load"
+            ) from error
+
+    def _is_same(self, serving: ModelVersion, wanted: Wanted) -> bool:
+        """Whether *wanted* is what is served; a directory's files may have changed since."""
+        if not serving.is_ready or serving.version != wanted.resolved.version:
+            return False
+        fetched = self._librarian.fetch(wanted.resolved.source)
+        settings = self._settings_of(wanted.name, wanted.resolved.tags)
+        return fetched.digest == serving.digest and settings == serving.settings
+
+    def _bring_up(self, model: ModelVersion, fetch: Callable[[], Fetched]) -> HeadraceError | None:
+        """Fetch and start *model*; why it failed, or None when it is ready."""
+        began = time.monotonic()
+        failure: HeadraceError | None = None
+        try:
+            fetched = fetch()
+            model.flavor, model.digest = fetched.flavor, fetched.digest
+            self._loader.start(model, fetched)
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
                 error = LoadFailed(f"it could not be started: {type(error).__name__}: {error}")
             model.reason = error.message
             model.state = State.FAILED
+            failure = error
             _log.error("model_failed", model=model.name, version=model.version, why=model.reason)
         else:
             _log.info(
@@ -210,135 +320,65 @@ class Repository:
                 note=model.note,
                 seconds=round(time.monotonic() - began, 3),
             )
+        with self._lock:
+            self._awaited.discard(model)
+        self._changed()
+        return failure
+
+    def _unload(self, name: str) -> None:
+        if name not in self._models:
+            raise self._not_served(name)
+        current = self._models[name][0]
+        if current.state is State.UNLOADED:
+            return
+        self._enter(current)
+        self._retire(current)
+        current.reason = "unloaded"
+        current.state = State.UNLOADED
         self._changed()
 
-    def close(self, drain_s_max: float) -> bool:
-        """Drain every model; whether all requests were answered."""
-        ready = [model for model in self.models if model.state is State.READY]
-        until = time.monotonic() + drain_s_max
-        is_clean = True
-        for model in ready:
-            scheduler = model.scheduler
+    def _retire(self, model: ModelVersion, *, late_s: float = 0.0) -> None:
+        """Let *model* end: what it has accepted is answered, then all that it holds is freed.
+
+        It goes on accepting what was planned for it before, for *late_s* seconds.
+        """
+        began = time.monotonic()
+        if model.state is State.READY:
             model.state = State.DRAINING
-            is_clean &= scheduler.close(max(until - time.monotonic(), 0.0))
-            self._completions.unfollow(scheduler)
-        return is_clean
-
-    def _is_name_ready(self, name: str) -> bool:
-        model = self._models.get(name, {}).get("")
-        return model is not None and model.is_ready
-
-    def _start(self, model: ModelVersion, fetched: Fetched) -> None:
-        settings = model.settings
-        device = settings.device or self._device
-        spec = {
-            "name": model.name,
-            "flavor": fetched.flavor,
-            "path": fetched.path,
-            "config": fetched.config,
-            "pyfunc": fetched.pyfunc,
-            "signature": None if fetched.signature is None else fetched.signature.to_json(),
-            "example": fetched.example,
-            "method": settings.method,
-            "exec_ms_max": settings.exec_ms_max,
-            "device": device,
-            "threads": self._pool.threads_per_call,
-        }
-        # Modules that a model ships collide with another model's of the same name.
-        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
-        started = [self._pool.start(spec, device, is_own=is_own) for _ in range(settings.instances)]
-        try:
-            reports = [loaded.found.result() for _, loaded in started]
-        except HeadraceError:
-            for worker, loaded in started:
-                worker.unload(loaded)
-                self._pool.retire_own(worker)
-            raise
-        found = reports[0]
-        signature = found["signature"]
-        model.signature = None if signature is None else Signature.from_json(signature)
-        model.is_batchable = found["batchable"]
-        model.device = found["device"]
-        model.note = found["why"]
-        self._attach(model, started, splits=found["splits"])
-
-    def _attach(
-        self,
-        model: ModelVersion,
-        started: Sequence[tuple[Worker, LoadedInstance]],
-        *,
-        splits: bool,
-    ) -> None:
-        settings = model.settings
-        rows_max = settings.rows_max if model.is_batchable else 1
-        out_bytes = _out_bytes(model.signature, rows_max)
-        instances = [
-            Instance(worker, loaded, settings.slots, out_bytes) for worker, loaded in started
-        ]
-        group = InstanceGroup((model.name, model.version), instances)
-        limits = Limits(
-            rows_max,
-            settings.queue_rows_max,
-            settings.queue_bytes_max,
-            splits=splits,
+            self._changed()
+            self._is_closing.wait(late_s)
+        is_clean = self._loader.retire(model, self._drain_s)
+        _log.info(
+            "model_unloaded",
+            model=model.name,
+            version=model.version,
+            all_answered=is_clean,
+            seconds=round(time.monotonic() - began, 3),
         )
-        scheduler: Scheduler[Slot] = Scheduler(
-            Batcher(limits, DelayPolicy(settings.queue_delay_us_max / 1e6)),
-            group,
-            Instrument(),
-            is_deterministic=settings.deterministic,
-            expect=self._completions.expect,
+
+    # The tables.
+
+    def _new(self, wanted: Wanted) -> ModelVersion:
+        return ModelVersion(
+            wanted.name,
+            wanted.resolved.version,
+            wanted.uri,
+            wanted.resolved.followed,
+            self._settings_of(wanted.name, wanted.resolved.tags),
         )
-        for instance in instances:
-            self._follow(model, instance, group, scheduler)
-        # A worker may have gone before anyone listened.
-        scheduler.on_instances_change(group.sync)
-        model.attach(scheduler, group)
+
+    def _enter(self, *versions: ModelVersion) -> None:
+        """These are the versions of their name from now on; the first is what it stands for."""
         with self._lock:
-            self._schedulers = (*self._schedulers, scheduler)
-        self._completions.follow(scheduler)
+            self._models = {**self._models, versions[0].name: versions}
+        self._changed()
 
-    def _follow(
-        self,
-        model: ModelVersion,
-        instance: Instance,
-        group: InstanceGroup,
-        scheduler: Scheduler[Slot],
-    ) -> None:
-        """Have the scheduler know when the instance's worker goes and comes back, or does not."""
-
-        def on_change(_loaded: LoadedInstance) -> None:
-            scheduler.on_instances_change(lambda: group.mark(instance))
-            self._changed()
-
-        def on_fail(why: str) -> None:
-            group.drop(instance)
-            if not group.instances:
-                model.reason, model.state = why, State.FAILED
-                self._completions.unfollow(scheduler)
-                scheduler.close(0.0)
-            self._changed()
-
-        instance.loaded.on_change = on_change
-        instance.loaded.on_fail = on_fail
+    def _not_served(self, name: str) -> ModelNotFound:
+        served = ", ".join(sorted(self._models)) or "none"
+        return ModelNotFound(f"model {name[:128]!r} is not served; served are: {served}")
 
     def _changed(self) -> None:
         with self._lock:
             self.generation += 1
         for watcher in self._ready_watchers:
             watcher()
-
-
-def _out_bytes(signature: Signature | None, rows_max: int) -> int:
-    """Room for the outputs of a full batch; what turns out larger grows once it was seen."""
-    if signature is None or not signature.outputs:
-        return _OUT_BYTES_UNKNOWN
-    total = 0
-    for spec in signature.outputs:
-        datatype = DATATYPES[spec.datatype]
-        elements = rows_max
-        for size in spec.shape[1:]:
-            elements *= max(size, 1)
-        size_each = _ELEMENT_BYTES if datatype is BYTES else datatype.itemsize
-        total += elements * max(size_each, 8) + 64
-    return total

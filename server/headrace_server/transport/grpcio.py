@@ -7,6 +7,8 @@ thread and wake the loop once per batch.
 import asyncio
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,7 +19,7 @@ from headrace.oip import open_inference_pb2
 from headrace.signature import TensorSpec
 
 from .. import VERSION
-from ..errors import HeadraceError
+from ..errors import HeadraceError, InvalidRequest
 from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
@@ -33,9 +35,10 @@ from .status import status_of
 # waited for (seconds).
 _QUIET_S = 0.1
 _QUIET_S_MAX = 1.0
-_EXTENSIONS = ("binary_tensor_data", "model_repository(index)")
+_EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Parameters: TypeAlias = Mapping[str, open_inference_pb2.ModelRepositoryParameter]
 # What a call to ModelInfer waits on. An error is a result: nobody may be left to retrieve it.
 _Future: TypeAlias = "asyncio.Future[bytes | HeadraceError]"
 
@@ -119,7 +122,7 @@ class GrpcioTransport:
         service = self._service
         for name in ("", INFERENCE):
             self._health.set(name, is_serving=service.is_ready)
-        for model in service.repository.models:
+        for model in service.repository.served:
             is_serving = model.is_ready and not service.is_leaving
             self._health.set(model.name, is_serving=is_serving)
 
@@ -229,17 +232,40 @@ class InferenceServicer:
     async def RepositoryIndex(  # noqa: N802
         self, request: open_inference_pb2.RepositoryIndexRequest, context: Context
     ) -> open_inference_pb2.RepositoryIndexResponse:
-        """Every model held, with its state."""
+        """Every version held, with its state."""
+        try:
+            _check_repository(request.repository_name)
+        except HeadraceError as error:
+            await context.abort(status_of(error), error.message)
         response = open_inference_pb2.RepositoryIndexResponse()
         for model in self._repository.models:
             if model.is_ready or not request.ready:
-                response.models.add(
-                    name=model.name,
-                    version=model.version,
-                    state=model.shown_state.value,
-                    reason=model.trouble,
-                )
+                _index(response.models.add(), model)
         return response
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: open_inference_pb2.RepositoryModelLoadRequest, context: Context
+    ) -> open_inference_pb2.RepositoryModelLoadResponse:
+        """Load a model; answers when it is ready. A caller that leaves does not call it off."""
+        try:
+            _check_repository(request.repository_name)
+            uri = _uri(request.parameters)
+            await _ended(self._repository.begin_load(request.model_name, uri))
+        except HeadraceError as error:
+            await context.abort(status_of(error), error.message)
+        return open_inference_pb2.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: open_inference_pb2.RepositoryModelUnloadRequest, context: Context
+    ) -> open_inference_pb2.RepositoryModelUnloadResponse:
+        """Unload a model; answers when it is gone."""
+        try:
+            _check_repository(request.repository_name)
+            _check_known(request.parameters, ("unload_dependents",))
+            await _ended(self._repository.begin_unload(request.model_name))
+        except HeadraceError as error:
+            await context.abort(status_of(error), error.message)
+        return open_inference_pb2.RepositoryModelUnloadResponse()
 
 
 def _handlers(servicer: InferenceServicer) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
@@ -253,6 +279,50 @@ def _handlers(servicer: InferenceServicer) -> dict[str, "grpc.RpcMethodHandler[A
         for name in vars(InferenceServicer)
         if not name.startswith("_")
     }
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise InvalidRequest(f"repository_name {name[:128]!r}: expected none, there is only one")
+
+
+def _check_known(parameters: Parameters, known: Sequence[str]) -> None:
+    for name in parameters:
+        if name not in known:
+            raise InvalidRequest(
+                f"unknown parameter {name[:128]!r}: known is {', '.join(map(repr, known))}"
+            )
+
+
+def _uri(parameters: Parameters) -> str:
+    """The URI to load; empty where the parameters name none."""
+    _check_known(parameters, ("uri",))
+    if "uri" not in parameters:
+        return ""
+    value = parameters["uri"]
+    if not value.string_param:
+        raise InvalidRequest("parameter 'uri': expected a model URI as string_param")
+    return value.string_param
+
+
+async def _ended(work: Future[None]) -> None:
+    """Wait for *work*, which goes on where nobody waits any more."""
+    await asyncio.shield(asyncio.wrap_future(work))
+
+
+def _index(
+    entry: open_inference_pb2.RepositoryIndexResponse.ModelIndex, model: ModelVersion
+) -> None:
+    entry.name = model.name
+    entry.version = model.version
+    entry.state = model.shown_state
+    entry.reason = model.trouble
+    if model.device:
+        entry.parameters["device"].string_param = model.device
+    if workers := model.worker_names:
+        entry.parameters["workers"].string_param = ",".join(workers)
+    if model.queue is not None:
+        entry.parameters["rows"].int64_param = model.queue.instrument.rows
 
 
 def _metadata(model: ModelVersion) -> open_inference_pb2.ModelMetadataResponse:

@@ -53,8 +53,13 @@ def serve(frames: FrameSocket) -> None:
                 spec = frame.json()
                 instances[spec["instance"]] = InstanceThread(spec, frames, arena.memory)
             case Kind.UNLOAD:
-                if (unloaded := instances.pop(frame.json()["instance"], None)) is not None:
+                number = frame.json()["instance"]
+                if (unloaded := instances.pop(number, None)) is not None:
                     unloaded.close()
+                    # Its memory must not hang on this name until the next one goes.
+                    del unloaded
+                else:
+                    frames.send_json(Kind.UNLOADED, {"instance": number})
 
 
 if __name__ == "__main__":

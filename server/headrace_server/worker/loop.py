@@ -4,6 +4,8 @@ The thread loads the model, tells the daemon what it found, then runs batches on
 an asynchronous device the next batch is staged and launched before the last one is waited for.
 """
 
+import contextlib
+import gc
 import json
 import os
 import queue
@@ -13,9 +15,12 @@ import threading
 import time
 import traceback
 import uuid
+import weakref
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -68,6 +73,8 @@ class InstanceThread:
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
         self._is_batchable = False
+        # What the adapter held, to see whether it went with it.
+        self._held: list[weakref.ref[Any]] = []
         name = f"instance-{spec['instance']}-{spec['name']}"
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
@@ -77,8 +84,21 @@ class InstanceThread:
         self._inbox.put((run, time.monotonic_ns()))
 
     def close(self) -> None:
-        """Let the thread end after the batches it has, and free the model."""
+        """Let the thread end after the batches it has, then free the model and say so."""
         self._inbox.put(None)
+        threading.Thread(target=self._bury, name="unloading", daemon=True).start()
+
+    def _bury(self) -> None:
+        self._thread.join()
+        if any(reference() is not None for reference in self._held):
+            # A cycle holds the model, and its memory. To look at every object stops all instances
+            # of the process for a while, so it is done only where that is so.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+        # The daemon may be gone meanwhile.
+        with contextlib.suppress(OSError):
+            self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
 
     def _main(self) -> None:
         instance = self._spec["instance"]
@@ -97,6 +117,7 @@ class InstanceThread:
             _report("instance_thread_failed", error, model=self._spec["name"])
             # A process that ends is replaced; a thread that ends is not.
             os._exit(1)
+        self._held = _references(adapter)
         adapter.close()
 
     def _load(self) -> Adapter:
@@ -120,6 +141,10 @@ class InstanceThread:
         found = probe(adapter, example)
         self._signature = found.signature
         self._is_batchable = found.batchable
+        # What lives now lives long: the collector, which stops all instances, need not walk it
+        # again and again, above all not while the next model is loaded.
+        gc.collect()
+        gc.freeze()
         self._frames.send_json(
             Kind.LOADED,
             {
@@ -208,6 +233,16 @@ class InstanceThread:
                 "error_id": error_id,
             },
         )
+
+
+def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
+    """Weak references to what *adapter* holds, where that is neither code nor a plain value."""
+    references = []
+    for held in vars(adapter).values():
+        if not isinstance(held, type | ModuleType | FunctionType | partial):
+            with contextlib.suppress(TypeError):
+                references.append(weakref.ref(held))
+    return references
 
 
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:

@@ -237,10 +237,10 @@ def test_a_file_that_is_no_database_is_said_to_be_none(cache: Path, tmp_path: Pa
 # Serving everything.
 
 
-def test_every_model_is_listed_by_champion_or_by_its_latest_number(registry: Registry) -> None:
+def test_every_model_is_listed_by_champion_or_as_its_latest_version(registry: Registry) -> None:
     assert sorted(registry.list_models()) == [
-        "models:/by-path/1",
-        "models:/copied/1",
+        "models:/by-path/latest",
+        "models:/copied/latest",
         "models:/iris@champion",
     ]
 

@@ -1,0 +1,210 @@
+"""Loading: from a fetched model to one that answers, and back to nothing.
+
+Runs on the caller's thread, which may wait for minutes.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from functools import partial
+
+import structlog
+
+from headrace.datatypes import BYTES, DATATYPES
+from headrace.signature import Signature
+
+from ..completions import Completions
+from ..instances.group import Instance, InstanceGroup, Slot
+from ..instances.pool import WorkerPool
+from ..instances.worker import LoadedInstance, Worker
+from ..instrument import Instrument
+from ..scheduler.batcher import Batcher, Limits
+from ..scheduler.policy import DelayPolicy
+from ..scheduler.scheduler import Scheduler
+from .librarian import Fetched
+from .model import ModelVersion, State
+
+# Room for the outputs of a model whose outputs are not known, and for one BYTES element.
+_OUT_BYTES_UNKNOWN = 64 * 1024
+_ELEMENT_BYTES = 64
+
+# How long a worker may take to free a model before nobody waits for it any more (seconds).
+_FREED_S_MAX = 10.0
+
+_log = structlog.get_logger("headrace")
+
+
+class Loader:
+    """Gives models their instances and queues, and takes them away.
+
+    Attributes:
+        schedulers: The queues of all models that have one; replaced as a whole.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        completions: Completions,
+        *,
+        device: str,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Load into the workers of *pool*.
+
+        Args:
+            pool: Where instances go.
+            completions: Follows the queues.
+            device: For models that name none.
+            on_change: Told whenever a model's readiness may have changed, on any thread.
+        """
+        self.schedulers: tuple[Scheduler[Slot], ...] = ()
+        self._pool = pool
+        self._completions = completions
+        self._device = device
+        self._on_change = on_change
+        self._lock = threading.Lock()
+
+    def start(self, model: ModelVersion, fetched: Fetched) -> None:
+        """Load *fetched* in workers, probe it and warm it up; then *model* is ready.
+
+        Raises:
+            LoadFailed: It cannot be loaded; nothing of it is left.
+        """
+        settings = model.settings
+        device = settings.device or self._device
+        spec = {
+            "name": model.name,
+            "flavor": fetched.flavor,
+            "path": fetched.path,
+            "config": fetched.config,
+            "pyfunc": fetched.pyfunc,
+            "signature": None if fetched.signature is None else fetched.signature.to_json(),
+            "example": fetched.example,
+            "method": settings.method,
+            "exec_ms_max": settings.exec_ms_max,
+            "device": device,
+            "threads": self._pool.threads_per_call,
+        }
+        # Modules that a model ships collide with another model's of the same name.
+        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
+        started: list[tuple[Worker, LoadedInstance]] = []
+        try:
+            for _ in range(settings.instances):
+                # One by one: of those that began before another could not, none may be forgotten.
+                started.append(self._pool.start(spec, device, is_own=is_own))  # noqa: PERF401
+            reports = [loaded.found.result() for _, loaded in started]
+        except BaseException:
+            for worker, loaded in started:
+                worker.unload(loaded)
+                self._pool.retire_own(worker)
+            raise
+        found = reports[0]
+        signature = found["signature"]
+        model.signature = None if signature is None else Signature.from_json(signature)
+        model.is_batchable = found["batchable"]
+        model.device = found["device"]
+        model.note = found["why"]
+        self._attach(model, started, splits=found["splits"])
+
+    def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
+        """Answer what *model* has accepted, then free all that it holds, if anything.
+
+        What a model that hangs still holds is freed when it comes back.
+
+        Returns:
+            Whether all requests were answered within *drain_s_max*.
+        """
+        scheduler, group = model.queue, model.group
+        if scheduler is None or group is None:
+            return True
+        is_clean = scheduler.close(drain_s_max)
+        self._completions.unfollow(scheduler)
+        with self._lock:
+            self.schedulers = tuple(one for one in self.schedulers if one is not scheduler)
+        leaving = []
+        for instance in group.instances:
+            # No cycle must keep it: what lived at start-up is never looked at by the collector.
+            instance.loaded.on_change = instance.loaded.on_fail = None
+            leaving.append(instance.worker.unload(instance.loaded))
+            scheduler.on_instances_change(partial(group.drop, instance))
+        for worker in group.workers:
+            self._pool.retire_own(worker)
+        model.detach()
+        if wait(leaving, _FREED_S_MAX).not_done:
+            _log.warning("model_not_freed", model=model.name, version=model.version)
+        return is_clean
+
+    def _attach(
+        self,
+        model: ModelVersion,
+        started: Sequence[tuple[Worker, LoadedInstance]],
+        *,
+        splits: bool,
+    ) -> None:
+        settings = model.settings
+        rows_max = settings.rows_max if model.is_batchable else 1
+        out_bytes = _out_bytes(model.signature, rows_max)
+        instances = [
+            Instance(worker, loaded, settings.slots, out_bytes) for worker, loaded in started
+        ]
+        group = InstanceGroup((model.name, model.version), instances)
+        limits = Limits(
+            rows_max,
+            settings.queue_rows_max,
+            settings.queue_bytes_max,
+            splits=splits,
+        )
+        scheduler: Scheduler[Slot] = Scheduler(
+            Batcher(limits, DelayPolicy(settings.queue_delay_us_max / 1e6)),
+            group,
+            Instrument(),
+            is_deterministic=settings.deterministic,
+            expect=self._completions.expect,
+        )
+        for instance in instances:
+            self._follow(model, instance, group, scheduler)
+        # A worker may have gone before anyone listened.
+        scheduler.on_instances_change(group.sync)
+        model.attach(scheduler, group)
+        with self._lock:
+            self.schedulers = (*self.schedulers, scheduler)
+        self._completions.follow(scheduler)
+
+    def _follow(
+        self,
+        model: ModelVersion,
+        instance: Instance,
+        group: InstanceGroup,
+        scheduler: Scheduler[Slot],
+    ) -> None:
+        """Have the scheduler know when the instance's worker goes and comes back, or does not."""
+
+        def on_change(_loaded: LoadedInstance) -> None:
+            scheduler.on_instances_change(lambda: group.mark(instance))
+            self._on_change()
+
+        def on_fail(why: str) -> None:
+            scheduler.on_instances_change(lambda: group.drop(instance))
+            if not group.instances:
+                model.reason, model.state = why, State.FAILED
+                self._completions.unfollow(scheduler)
+                scheduler.close(0.0)
+            self._on_change()
+
+        instance.loaded.on_change = on_change
+        instance.loaded.on_fail = on_fail
+
+
+def _out_bytes(signature: Signature | None, rows_max: int) -> int:
+    """Room for the outputs of a full batch; what turns out larger grows once it was seen."""
+    if signature is None or not signature.outputs:
+        return _OUT_BYTES_UNKNOWN
+    total = 0
+    for spec in signature.outputs:
+        datatype = DATATYPES[spec.datatype]
+        elements = rows_max
+        for size in spec.shape[1:]:
+            elements *= max(size, 1)
+        size_each = _ELEMENT_BYTES if datatype is BYTES else datatype.itemsize
+        total += elements * max(size_each, 8) + 64
+    return total

@@ -1,0 +1,44 @@
+"""The two clients: whoever knows one knows the other."""
+
+import inspect
+
+from headrace_client import AsyncClient, Client
+
+# What the language names otherwise for asyncio.
+SYNC_ONLY = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
+
+
+def methods(kind: type) -> dict[str, list[tuple[str, object, object, object]]]:
+    """The parameters of each public method: name, kind, default and type."""
+    return {
+        SYNC_ONLY.get(name, name): [
+            (parameter.name, parameter.kind, parameter.default, parameter.annotation)
+            for parameter in inspect.signature(method).parameters.values()
+        ]
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_") or name in {"__init__", *SYNC_ONLY, *SYNC_ONLY.values()}
+    }
+
+
+def test_the_asyncio_client_has_every_method_of_the_other_with_the_same_parameters() -> None:
+    assert methods(AsyncClient) == methods(Client)
+
+
+def test_every_method_of_the_asyncio_client_is_awaited() -> None:
+    plain = {
+        name
+        for name, method in inspect.getmembers(AsyncClient, inspect.isfunction)
+        if not name.startswith("_") and not inspect.iscoroutinefunction(method)
+    }
+
+    assert plain == set()
+
+
+def test_the_asyncio_methods_refer_to_those_of_the_other_for_what_they_do() -> None:
+    described = {
+        name: inspect.getdoc(method) or ""
+        for name, method in inspect.getmembers(AsyncClient, inspect.isfunction)
+        if not name.startswith("_") and name != "close"
+    }
+
+    assert {name for name, text in described.items() if f"`Client.{name}`" not in text} == set()
