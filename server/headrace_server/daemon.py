@@ -48,7 +48,7 @@ def run(settings: Settings) -> int:
     Raises:
         UsageError: An address cannot be bound, or a model's URI stands for nothing.
     """
-    logs.configure(settings.server.log_level)
+    logs.configure(settings.server.log_format, settings.server.log_level)
     stop = StopSignal()
     try:
         daemon = Daemon(settings)
@@ -134,7 +134,7 @@ class Daemon:
     def _build(self) -> None:
         settings, closers = self._settings.server, self._closers
         is_native = _is_native(settings)
-        spawner = Spawner()
+        spawner = Spawner(logs.child_environment(settings.log_format, settings.log_level))
         closers.append(spawner.close)
         completions = Completions()
         completions.start()
@@ -182,7 +182,11 @@ class Daemon:
         service = self._service
 
         async def make_grpcio() -> GrpcioTransport:
-            return GrpcioTransport(service, message_bytes_max=settings.message_bytes_max)
+            return GrpcioTransport(
+                service,
+                message_bytes_max=settings.message_bytes_max,
+                is_logging=settings.request_log,
+            )
 
         self._grpcio = control.run(make_grpcio())
         closers.append(lambda: control.run(self._grpcio.close(_READ_S_MAX)))
@@ -198,6 +202,7 @@ class Daemon:
                     _address(settings.host, settings.port),
                     fallback=f"\0{name}",
                     message_bytes_max=settings.message_bytes_max,
+                    is_logging=settings.request_log,
                 ),
             )
             native = self._native

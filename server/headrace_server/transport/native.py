@@ -15,6 +15,7 @@ from ..service import Service
 from ..types import Outputs, Request, Target
 from .codec import Encoder
 from .intake import Intake
+from .requestlog import RequestLog
 from .status import number_of
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -39,6 +40,7 @@ class NativeTransport:
         *,
         fallback: str,
         message_bytes_max: int,
+        is_logging: bool = False,
     ) -> None:
         """Bind to *target*.
 
@@ -47,11 +49,13 @@ class NativeTransport:
             target: host:port.
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest request.
+            is_logging: Whether every request gets a line in the log.
 
         Raises:
             RuntimeError, OSError: The address cannot be bound.
         """
-        self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
+        self._log = RequestLog(self) if is_logging else None
+        self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
@@ -123,7 +127,7 @@ class NativeTransport:
         )
 
     def _receive(self) -> None:
-        front, intake = self._front, self._intake
+        front, intake, log = self._front, self._intake, self._log
         while (events := front.recv_batch_details(_BURST_MAX)) is not None:
             intake.begin()
             for kind, call, _method, payload, _key, details in events:
@@ -131,10 +135,14 @@ class NativeTransport:
                     self._cancel(call)
                     continue
                 assert payload is not None, "a call comes with its message"
+                if log is not None:
+                    log.begin(call, details[1] if details else "")
                 try:
                     self._open[call] = intake.take(payload, call, details[2] if details else None)
                 except HeadraceError as error:
                     front.fail(call, number_of(error), error.message)
+                    if log is not None:
+                        log.refuse(call, payload, error)
             intake.submit()
 
     def _cancel(self, call: int) -> None:
@@ -142,3 +150,5 @@ class NativeTransport:
         if entry is not None:
             target, request = entry
             target.cancel(request)
+            if self._log is not None:
+                self._log.leave(request)
