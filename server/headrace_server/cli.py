@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import VERSION
+from . import VERSION, exits
 from .errors import UsageError
 
 
@@ -23,24 +23,35 @@ class Output(enum.Enum):
 app = typer.Typer(
     name="headrace",
     help="Serve MLflow models over gRPC, fast.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    # Plain text: it can be piped, and examples stay as they are to be typed.
+    rich_markup_mode=None,
 )
 
-_EXIT_USAGE = 2
 _SERVER_PACKAGES = ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
 
 
-@app.callback(invoke_without_command=True)
+def _examples(*lines: str) -> str:
+    """The end of a command's help; each line can be typed as it stands."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_examples("headrace serve", "headrace predict iris --input rows.csv"),
+)
 def root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Serve MLflow models over gRPC, fast."""
     if version:
         print(f"headrace {VERSION}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(exits.USAGE)
 
 
 # What `serve` and `config` take. A flag that was not given says nothing: the settings file or the
@@ -101,7 +112,14 @@ _Sets = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "headrace serve",
+        "headrace serve models:/iris@champion --port 9000",
+        "headrace serve flowers=models:/iris/3 --set flowers.rows_max=16",
+        "headrace serve --config headrace.toml --set server.drain_s=5",
+    )
+)
 def serve(
     models: _Models = None,
     config: _Config = None,
@@ -113,12 +131,7 @@ def serve(
     transport: _Transport = None,
     sets: _Sets = None,
 ) -> None:
-    """Load models and serve them until SIGTERM or Ctrl-C.
-
-    Examples: `headrace serve` | `headrace serve models:/iris@champion --port 9000` |
-    `headrace serve flowers=models:/iris/3 --set flowers.rows_max=16` |
-    `headrace serve --config headrace.toml --set server.drain_s=5`
-    """
+    """Load models and serve them until SIGTERM or Ctrl-C."""
     _require("server", *_SERVER_PACKAGES)
     from . import daemon
     from .settings import read_settings
@@ -176,25 +189,60 @@ def show_config(
     print(shown.config(settings, config_file=config, is_json=as_json, asks_registry=registry))
 
 
-@app.command()
+def _offer_models(context: typer.Context, incomplete: str) -> list[str]:
+    from .completion import model_names
+
+    return model_names(context, incomplete)
+
+
+def _offer_formats(incomplete: str) -> list[str]:
+    from .rowfiles import READERS
+
+    return [name for name in READERS if name.startswith(incomplete)]
+
+
+@app.command(
+    short_help="Send a file's rows through a served model.",
+    epilog=_examples(
+        "headrace predict iris --input rows.csv",
+        "headrace predict iris --version @champion --input rows.parquet --output json",
+        "cat rows.jsonl | headrace predict iris --input - --format jsonl --output csv",
+    ),
+)
 def predict(
-    model: Annotated[str, typer.Argument(help="The name it is served by.")],
+    model: Annotated[
+        str, typer.Argument(help="The name it is served by.", autocompletion=_offer_models)
+    ],
     source: Annotated[
-        str, typer.Option("--input", "-i", help="csv, json, jsonl or npy file; - for stdin.")
+        str,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="A csv, json, jsonl, npy or parquet file; - for standard input.",
+        ),
     ],
     version: Annotated[
         str, typer.Option(help="A number or @alias; none for the one it is served by.")
     ] = "",
-    server: Annotated[str, typer.Option(help="host:port of the daemon.")] = "127.0.0.1:8001",
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the server listens.")
+    ] = "127.0.0.1:8001",
     output: Annotated[Output, typer.Option(help="How to print.")] = Output.TABLE,
     input_format: Annotated[
-        str, typer.Option("--format", help="csv, json, jsonl or npy; else by the file's name.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="csv, json, jsonl, npy or parquet; else by the file's name.",
+            autocompletion=_offer_formats,
+        ),
     ] = "",
 ) -> None:
     """Send the rows of a file through a served model and print the answers.
 
-    Examples: `headrace predict iris --input rows.csv` |
-    `cat rows.jsonl | headrace predict iris --input - --format jsonl --output csv`
+    A table shows the first rows beside their inputs; csv and json hold all answers, in the order
+    of the rows.
     """
     from .predict import predict as predict_file
 
@@ -208,7 +256,10 @@ def predict(
     )
 
 
-@app.command()
+@app.command(
+    short_help="Train three models, serve and ask them.",
+    epilog=_examples("headrace demo", "headrace demo --directory /tmp/demo --report figures.json"),
+)
 def demo(
     directory: Annotated[
         Path, typer.Option(help="Where the demo keeps its models; reused by the next run.")
@@ -235,12 +286,8 @@ def _require(extra: str, *modules: str) -> None:
 
 
 def main() -> None:
-    """Entry point of `headrace`: a person's mistake is one sentence and exit status 2."""
-    try:
-        app()
-    except UsageError as error:
-        print(f"headrace: {error}", file=sys.stderr)
-        sys.exit(_EXIT_USAGE)
+    """Entry point of `headrace`."""
+    sys.exit(exits.run(lambda: app(prog_name="headrace", standalone_mode=False)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.text import Text
 from headrace_client import Client, HeadraceClientError, Prediction
 
 from .errors import UsageError
-from .rowfiles import READERS, Chunk, opened, row_count
+from .rowfiles import BINARY, READERS, Chunk, opened, row_count
 
 # Requests in flight at the same time.
 _IN_FLIGHT_MAX: Final = 8
@@ -54,7 +54,8 @@ def predict(
         version: A number, "@" and an alias, or empty for the version the name is served by.
         server: Where the server is, "host:port".
         output: "table", "csv" or "json".
-        input_format: "csv", "json", "jsonl" or "npy"; empty for what the file's name ends in.
+        input_format: "csv", "json", "jsonl", "npy" or "parquet"; empty for what the file's name
+            ends in.
         out: Where to print; standard output by default. Notes go to standard error.
 
     Raises:
@@ -67,14 +68,15 @@ def predict(
     read = READERS.get(form)
     if read is None:
         raise UsageError(
-            f"cannot tell the format of {source}: say which of {', '.join(READERS)} it is"
+            f"cannot tell the format of {source}: say with --format which of "
+            f"{', '.join(READERS)} it is"
         )
     try:
         client = Client(server)
     except ValueError as error:
         raise UsageError(str(error)) from None
     try:
-        with client, opened(source, is_text=form != "npy") as stream:
+        with client, opened(source, is_text=form not in BINARY) as stream:
             metadata = client.metadata(model, version)
             chunks = read(stream, metadata)
             show(_Asker(client, metadata.name, version), chunks, out or sys.stdout)
