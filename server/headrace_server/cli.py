@@ -189,6 +189,43 @@ def show_config(
     print(shown.config(settings, config_file=config, is_json=as_json, asks_registry=registry))
 
 
+@app.command(
+    short_help="Look for what keeps this machine from serving.",
+    epilog=_examples(
+        "headrace doctor",
+        "headrace doctor --tracking-uri http://127.0.0.1:5000",
+        "headrace doctor --json",
+    ),
+)
+def doctor(
+    config: _Config = None,
+    tracking_uri: _TrackingUri = None,
+    host: _Host = None,
+    port: _Port = None,
+    metrics_port: _MetricsPort = None,
+    device: _Device = None,
+    transport: _Transport = None,
+    sets: _Sets = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at Python, packages, GPUs, registry, ports, memory and cache; name what to mend.
+
+    The exit status is 1 where there is a problem.
+    """
+    from .doctor.doctor import doctor as examine
+
+    flags = {
+        "tracking_uri": tracking_uri,
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "device": device,
+        "transport": transport,
+    }
+    raise typer.Exit(examine(config=config, flags=flags, sets=sets or (), is_json=as_json))
+
+
 def _offer_models(context: typer.Context, incomplete: str) -> list[str]:
     from .completion import model_names
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import gc
-import ipaddress
 import os
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +24,8 @@ from .metrics import Metrics
 from .repository.librarian import Librarian
 from .repository.repository import Repository
 from .service import Service
-from .settings import ModelSettings, ServerSettings, Settings, shown_uri
+from .settings import ModelSettings, Settings, shown_uri
+from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 
@@ -133,7 +132,7 @@ class Daemon:
 
     def _build(self) -> None:
         settings, closers = self._settings.server, self._closers
-        is_native = _is_native(settings)
+        is_native = listens_natively(settings)
         spawner = Spawner(logs.child_environment(settings.log_format, settings.log_level))
         closers.append(spawner.close)
         completions = Completions()
@@ -264,25 +263,6 @@ def _bound(what: str, bind: Callable[[], Result]) -> Result:
         return bind()
     except (OSError, RuntimeError) as error:
         raise UsageError(f"cannot listen on the {what}: {error}") from error
-
-
-def _is_native(settings: ServerSettings) -> bool:
-    """Whether the native listener is safe here: it has no TLS and buffers messages of any size."""
-    if settings.transport == "auto":
-        return settings.trusted_network or _is_loopback(settings.host)
-    return settings.transport == "native"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise UsageError(f"host {host!r} has no address: {error}") from error
-    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
 
 
 def _address(host: str, port: int) -> str:
