@@ -148,7 +148,15 @@ def serve(
     raise typer.Exit(daemon.run(read_settings(config=config, flags=flags, sets=sets or ())))
 
 
-@app.command("config")
+@app.command(
+    "config",
+    short_help="Print the settings that hold, and where each was said.",
+    epilog=_examples(
+        "headrace config",
+        "headrace config --registry",
+        "headrace config --config headrace.toml --port 9000 --json",
+    ),
+)
 def show_config(
     models: _Models = None,
     config: _Config = None,
@@ -168,9 +176,6 @@ def show_config(
     """Print the settings that `serve` would run with, and where each was said.
 
     What is printed is a headrace.toml itself.
-
-    Examples: `headrace config` | `headrace config --registry` |
-    `headrace config --config headrace.toml --port 9000 --json`
     """
     _require("server", *_SERVER_PACKAGES)
     from . import config as shown
@@ -239,7 +244,7 @@ def _offer_formats(incomplete: str) -> list[str]:
 
 
 @app.command(
-    short_help="Send a file's rows through a served model.",
+    short_help="Send rows of a file through a served model.",
     epilog=_examples(
         "headrace predict iris --input rows.csv",
         "headrace predict iris --version @champion --input rows.parquet --output json",

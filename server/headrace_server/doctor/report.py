@@ -32,11 +32,15 @@ def print_table(findings: Sequence[Finding], out: TextIO) -> None:
         table.add_row(
             Text(finding.status.value, style=_STYLES[finding.status]), Text(finding.name), text
         )
-    # Only a person's terminal needs lines to be broken.
+    # Only a person's terminal needs lines to be broken, and can be coloured.
     width = None if out.isatty() else _LINE_CHARS_MAX
     console = Console(file=out, width=width, highlight=False, markup=False)
-    console.print(table)
-    console.print(Text(f"\n{_sum(findings)}"))
+    with console.capture() as drawn:
+        console.print(table)
+    # rich fills lines with blanks.
+    for line in drawn.get().splitlines():
+        print(line.rstrip(), file=out)
+    print(f"\n{_sum(findings)}", file=out)
 
 
 def _sum(findings: Sequence[Finding]) -> str:
