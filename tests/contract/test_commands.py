@@ -40,12 +40,10 @@ def examples_of(command: Any) -> Iterator[str]:
     "line", [line for command in COMMANDS.values() for line in examples_of(command)]
 )
 def test_every_example_can_be_typed_as_it_stands(line: str) -> None:
-    _, *arguments = shlex.split(line)
-
-    root = ROOT.make_context("headrace", arguments)
+    root = ROOT.make_context("headrace", shlex.split(line)[1:])
     # What the root leaves over: a command's name and its own arguments, which must all be known.
-    name, *rest = [*root._protected_args, *root.args]
-    ROOT.commands[name].make_context(name, rest, parent=root)
+    left: list[str] = [*root._protected_args, *root.args]
+    ROOT.commands[left[0]].make_context(left[0], left[1:], parent=root)
 
 
 def section_of(name: str) -> str:
@@ -56,9 +54,19 @@ def section_of(name: str) -> str:
     return PAGE.read_text()[found.end() :].partition("\n## ")[0]
 
 
+def shared_sections(name: str) -> str:
+    """The page's sections on flags that several commands share, this one among them."""
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
+    return "".join(
+        section
+        for section in sections
+        if section.startswith("Flags of ") and f"`{name}`" in section.partition("\n")[0]
+    )
+
+
 @pytest.mark.parametrize("name", ROOT.commands)
 def test_the_page_of_commands_names_every_option(name: str) -> None:
-    section = section_of(name)
+    section = section_of(name) + shared_sections(name)
 
     options = [
         option

@@ -1,5 +1,6 @@
 """The log of a real daemon: error ids, the request log, and one form for all its processes."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -63,14 +64,13 @@ def logging(request: pytest.FixtureRequest, picky: Path, cache: Path) -> Iterato
     assert running.stop() == 0
 
 
-def last_request(daemon: Daemon, request_id: str) -> dict[str, Any]:
-    """The line about a request, which may come a moment after its answer."""
-    seen = 0
-    while True:
-        seen += 1
-        line = daemon.wait("request", count=seen)
-        if line["request_id"] == request_id:
+def line_about(daemon: Daemon, event: str, key: str, value: str) -> dict[str, Any]:
+    """The line of an event that holds the value; it may come a moment after the answer."""
+    for seen in itertools.count(1):
+        line = daemon.wait(event, count=seen)
+        if line[key] == value:
             return line
+    raise AssertionError("the count never ends")
 
 
 def test_the_id_in_a_callers_error_is_in_the_log_beside_the_traceback(logging: Daemon) -> None:
@@ -79,8 +79,7 @@ def test_the_id_in_a_callers_error_is_in_the_log_beside_the_traceback(logging: D
 
     told = re.search(r"error id (\w+)", str(caught.value))
     assert told
-    line = logging.events("model_raised")[-1]
-    assert line["error_id"] == told[1]
+    line = line_about(logging, "model_raised", "error_id", told[1])
     assert line["exception"].startswith("Traceback")
     assert "no negative numbers, please" in line["exception"]
     assert {"timestamp", "level", "event", "model"} <= line.keys()
@@ -91,7 +90,7 @@ def test_an_answered_request_is_one_line(logging: Daemon) -> None:
     with Client(logging.address) as client:
         client.predict("picky", GOOD, request_id="good-1")
 
-    line = last_request(logging, "good-1")
+    line = line_about(logging, "request", "request_id", "good-1")
     assert (line["model"], line["version"], line["rows"]) == ("picky", "1", 3)
     assert (line["status"], line["level"]) == ("OK", "info")
     assert line["ms"] > 0
@@ -103,7 +102,7 @@ def test_a_request_that_failed_in_the_model_tells_its_status(logging: Daemon) ->
     with Client(logging.address) as client, pytest.raises(HeadraceClientError):
         client.predict("picky", BAD, request_id="bad-1")
 
-    line = last_request(logging, "bad-1")
+    line = line_about(logging, "request", "request_id", "bad-1")
     assert (line["status"], line["rows"]) == ("INTERNAL", 1)
     assert "error id" in line["error"]
 
@@ -119,12 +118,12 @@ def test_a_request_that_never_reached_a_queue_is_a_line_too(
     logging: Daemon, request_id: str, payload: ModelInferRequest, status: str, model: str
 ) -> None:
     with grpc.insecure_channel(logging.address) as channel:
-        ask = channel.unary_unary(INFER)
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(INFER)
         with pytest.raises(grpc.RpcError) as caught:
             ask(payload.SerializeToString(), timeout=30)
 
-    assert caught.value.code().name == status  # type: ignore[attr-defined]
-    line = last_request(logging, request_id)
+    assert caught.value.code().name == status
+    line = line_about(logging, "request", "request_id", request_id)
     assert line["model"] == model
     assert line["status"] == status
 
