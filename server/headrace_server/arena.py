@@ -71,8 +71,12 @@ class Arena:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = aligned(nbytes, PAGE)
         self.fd = os.memfd_create("headrace-arena", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, self.nbytes)
-        self._map = mmap.mmap(self.fd, self.nbytes)
+        try:
+            os.ftruncate(self.fd, self.nbytes)
+            self._map = mmap.mmap(self.fd, self.nbytes)
+        except (OSError, OverflowError):
+            os.close(self.fd)
+            raise
         self.memory = memoryview(self._map)
         self._free = FreeList(self.nbytes)
 

@@ -1,11 +1,9 @@
 """Daemon: builds the house, keeps it until a signal comes, and takes it down in order."""
 
 import gc
-import ipaddress
 import os
 import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +23,9 @@ from .metrics import Metrics
 from .repository.librarian import Librarian
 from .repository.repository import Repository
 from .service import Service
-from .settings import ModelSettings, ServerSettings, Settings, shown_uri
+from .settings import ModelSettings, Settings, shown_uri
+from .transport.choice import is_loopback
+from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 from .transport.security import Security
@@ -46,7 +46,7 @@ def run(settings: Settings) -> int:
     Raises:
         UsageError: An address cannot be bound, or a model's URI stands for nothing.
     """
-    logs.configure(settings.server.log_level)
+    logs.configure(settings.server.log_format, settings.server.log_level)
     stop = StopSignal()
     try:
         daemon = Daemon(settings)
@@ -136,9 +136,9 @@ class Daemon:
         settings, closers = self._settings.server, self._closers
         security = Security(self._settings.tls, self._settings.auth)
         closers.append(security.close)
-        is_native = _is_native(settings, has_tls=security.credentials is not None)
-        security.warn(is_reachable=not (settings.trusted_network or _is_loopback(settings.host)))
-        spawner = Spawner()
+        is_native = listens_natively(settings, has_tls=security.credentials is not None)
+        security.warn(is_reachable=not (settings.trusted_network or is_loopback(settings.host)))
+        spawner = Spawner(logs.child_environment(settings.log_format, settings.log_level))
         closers.append(spawner.close)
         completions = Completions()
         completions.start()
@@ -189,7 +189,10 @@ class Daemon:
 
         async def make_grpcio() -> GrpcioTransport:
             return GrpcioTransport(
-                service, message_bytes_max=settings.message_bytes_max, guard=security.guard
+                service,
+                message_bytes_max=settings.message_bytes_max,
+                guard=security.guard,
+                is_logging=settings.request_log,
             )
 
         self._grpcio = control.run(make_grpcio())
@@ -207,6 +210,7 @@ class Daemon:
                     fallback=f"\0{name}",
                     message_bytes_max=settings.message_bytes_max,
                     guard=security.guard,
+                    is_logging=settings.request_log,
                 ),
             )
             native = self._native
@@ -267,32 +271,6 @@ def _bound(what: str, bind: Callable[[], Result]) -> Result:
         return bind()
     except (OSError, RuntimeError) as error:
         raise UsageError(f"cannot listen on the {what}: {error}") from error
-
-
-def _is_native(settings: ServerSettings, *, has_tls: bool) -> bool:
-    """Whether the native listener is safe here: it has no TLS and buffers messages of any size."""
-    if has_tls:
-        if settings.transport == "native":
-            raise UsageError(
-                "transport is native, but the native listener has no TLS: take transport grpcio or "
-                "auto, or leave out [tls]"
-            )
-        return False
-    if settings.transport == "auto":
-        return settings.trusted_network or _is_loopback(settings.host)
-    return settings.transport == "native"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise UsageError(f"host {host!r} has no address: {error}") from error
-    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)
 
 
 def _address(host: str, port: int) -> str:

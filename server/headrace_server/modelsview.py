@@ -26,6 +26,7 @@ from headrace_client import (
     Unavailable,
 )
 
+from .connecting import Connection
 from .errors import UsageError
 
 _STATE_STYLES: Final = {
@@ -38,20 +39,20 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def show_models(
-    server: str,
+    connection: Connection,
     *,
     watch: bool = False,
     as_json: bool = False,
     interval_s: float = 1.0,
     out: TextIO | None = None,
 ) -> None:
-    """Print every model version that *server* holds, once or again and again until Ctrl-C.
+    """Print every model version that a server holds, once or again and again until Ctrl-C.
 
     The rows per second are those between two looks, *interval_s* apart. While it watches, a server
     that is away is told of and asked again.
 
     Args:
-        server: Where it is, "host:port".
+        connection: Where it is, and how to speak to it.
         watch: Whether to go on looking.
         as_json: Print a line of JSON for each look instead of a table.
         interval_s: Seconds between two looks.
@@ -60,7 +61,7 @@ def show_models(
     Raises:
         UsageError: The server does not answer, or keeps no list.
     """
-    with _asking("models", server) as client:
+    with _asking("models", connection) as client:
         observer = _Observer(client)
         look = observer.look()
         # A server that counts no rows is not waited for.
@@ -79,62 +80,51 @@ def show_models(
                     try:
                         look = observer.look()
                     except (Unavailable, DeadlineExceeded) as error:
-                        look = replace(look, rates={}, trouble=f"{server}: {error}")
+                        look = replace(look, rates={}, trouble=f"{connection.server}: {error}")
                     show(look)
         except KeyboardInterrupt:
             return
 
 
-def load_model(name: str, uri: str, *, server: str, timeout_s: float) -> None:
-    """Have *server* load *name*, wait until it is ready, and say what it serves then.
+def load_model(name: str, uri: str, *, connection: Connection, timeout_s: float) -> None:
+    """Have a server load *name*, wait until it is ready, and say what it serves then.
 
     Args:
         name: The name to serve it by.
         uri: What to load; empty for what it was loaded from, or the registered model of that name.
-        server: Where the server is, "host:port".
+        connection: Where the server is, and how to speak to it.
         timeout_s: Seconds to wait; the server goes on after it.
 
     Raises:
         UsageError: It was not loaded, or not within *timeout_s*.
     """
-    with _asking(f"model {name}", server) as client:
+    with _asking(f"model {name}", connection) as client:
         client.load(name, _absolute(uri), timeout=timeout_s)
         versions = client.metadata(name).versions
     print(f"{name} is ready: version {', '.join(versions)}")  # noqa: T201 - the command's answer.
 
 
-def unload_model(name: str, *, server: str, timeout_s: float) -> None:
-    """Have *server* unload *name*, and wait until it is gone.
+def unload_model(name: str, *, connection: Connection, timeout_s: float) -> None:
+    """Have a server unload *name*, and wait until it is gone.
 
     Args:
         name: The name it is served by.
-        server: Where the server is, "host:port".
+        connection: Where the server is, and how to speak to it.
         timeout_s: Seconds to wait; the server goes on after it.
 
     Raises:
         UsageError: The server holds no such model, or was not done within *timeout_s*.
     """
-    with _asking(f"model {name}", server) as client:
+    with _asking(f"model {name}", connection) as client:
         client.unload(name, timeout=timeout_s)
     print(f"{name} is unloaded")  # noqa: T201 - the command's answer.
 
 
-def connect(server: str) -> Client:
-    """A client of *server*.
-
-    Raises:
-        UsageError: *server* is no address.
-    """
-    try:
-        return Client(server)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 @contextmanager
-def _asking(what: str, server: str) -> Iterator[Client]:
+def _asking(what: str, connection: Connection) -> Iterator[Client]:
     """A client; what goes wrong with its calls is a person's to mend."""
-    with connect(server) as client:
+    server = connection.server
+    with connection.client() as client:
         try:
             yield client
         except DeadlineExceeded as error:

@@ -22,7 +22,7 @@ from headrace_client import Client, HeadraceClientError, Prediction
 
 from .connecting import Connection
 from .errors import UsageError
-from .rowfiles import READERS, Chunk, opened, row_count
+from .rowfiles import BINARY, READERS, Chunk, opened, row_count
 
 _LOCAL: Final = Connection()
 
@@ -57,7 +57,8 @@ def predict(
         version: A number, "@" and an alias, or empty for the version the name is served by.
         connection: Where the server is, and how to speak to it.
         output: "table", "csv" or "json".
-        input_format: "csv", "json", "jsonl" or "npy"; empty for what the file's name ends in.
+        input_format: "csv", "json", "jsonl", "npy" or "parquet"; empty for what the file's name
+            ends in.
         out: Where to print; standard output by default. Notes go to standard error.
 
     Raises:
@@ -70,10 +71,12 @@ def predict(
     read = READERS.get(form)
     if read is None:
         raise UsageError(
-            f"cannot tell the format of {source}: say which of {', '.join(READERS)} it is"
+            f"cannot tell the format of {source}: say with --format which of "
+            f"{', '.join(READERS)} it is"
         )
     try:
-        with connection.client() as client, opened(source, is_text=form != "npy") as stream:
+        stream_of = opened(source, is_text=form not in BINARY)
+        with connection.client() as client, stream_of as stream:
             metadata = client.metadata(model, version)
             chunks = read(stream, metadata)
             show(_Asker(client, metadata.name, version), chunks, out or sys.stdout)

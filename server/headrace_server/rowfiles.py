@@ -1,7 +1,7 @@
 """Rowfiles: files of rows as chunks of columns, one request's worth each.
 
-CSV, JSON, JSON lines and numpy arrays, by the metadata of the model they are for. What a person can
-mend is a UsageError.
+CSV, JSON, JSON lines, Parquet and numpy arrays, by the metadata of the model they are for. A float
+that is missing is NaN; any other missing value is refused. What a person can mend is a UsageError.
 """
 
 import csv
@@ -23,6 +23,7 @@ from headrace.signature import TensorSpec
 from headrace_client import ModelMetadata
 
 from .errors import UsageError
+from .parquet import read_columns
 
 # Rows and bytes of one request: enough to fill a batch, little enough to keep several in flight.
 _REQUEST_ROWS_MAX: Final = 256
@@ -30,6 +31,8 @@ _REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _COLUMN: Final = (-1,)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# What a signature calls inputs whose values travel as JSON in BYTES.
+_JSON_KINDS: Final = frozenset({"json", "array", "object", "map"})
 _TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 # One row by column, and one request's worth of rows: columns of equal length.
@@ -121,7 +124,10 @@ def _numbered(lines: Iterator[list[str]], header: list[str]) -> Iterator[tuple[i
 
 
 def _parser(spec: TensorSpec) -> Callable[[str], Any]:
-    """What reads a cell of an input's datatype; it raises ValueError or KeyError."""
+    """What reads a cell of an input's datatype; it raises ValueError or KeyError.
+
+    An empty cell is empty text, or a float that is missing.
+    """
     if spec.datatype == "BYTES":
         return str
     if spec.datatype == "BOOL":
@@ -138,7 +144,11 @@ def _integer_or_instant(cell: str) -> int:
     try:
         return int(cell)
     except ValueError:
-        instant = datetime.fromisoformat(cell.strip())
+        return _instant(cell)
+
+
+def _instant(text: str) -> int:
+    instant = datetime.fromisoformat(text.strip())
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return (instant - _EPOCH) // timedelta(microseconds=1) * 1000
@@ -148,7 +158,8 @@ def _parsed(parse: Callable[[str], Any], cell: str, name: str, number: int) -> A
     try:
         return parse(cell)
     except (ValueError, KeyError):
-        raise UsageError(f"row {number}, column {name!r}: cannot read {cell!r}") from None
+        what = f"cannot read {cell!r}" if cell.strip() else "the cell is empty"
+        raise UsageError(f"row {number}, column {name!r}: {what}") from None
 
 
 def _read_json(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
@@ -160,7 +171,7 @@ def _read_json(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
         case [dict(), *_]:
             return _records_of(enumerate(found, start=1), metadata)
         case dict() if found and all(isinstance(column, list) for column in found.values()):
-            return _sliced(found, metadata)
+            return _sliced(_filled(found, metadata), metadata)
     raise UsageError(
         'the JSON is neither records ([{"a": 1}, {"a": 2}]) nor columns ({"a": [1, 2]})'
     )
@@ -183,12 +194,15 @@ def _records_of(records: Iterator[tuple[int, Any]], metadata: ModelMetadata) -> 
 
     def picked() -> Iterator[Record]:
         names: list[str] = []
+        fills: dict[str, _Fill] = {}
         for number, record in records:
             if not isinstance(record, dict):
                 raise UsageError(f"row {number} is not an object of names and values")
-            names = names or _check_names(list(record), metadata)
+            if not names:
+                names = _check_names(list(record), metadata)
+                fills = {name: _fill_of(name, _spec_of(name, metadata)) for name in names}
             try:
-                yield {name: record[name] for name in names}
+                yield {name: fills[name](record[name], number) for name in names}
             except KeyError as error:
                 raise UsageError(f"row {number} has no {error}") from None
 
@@ -216,6 +230,66 @@ def _read_npy(stream: BinaryIO, metadata: ModelMetadata) -> Iterator[Chunk]:
             f"{len(names)} inputs: expected a column for each"
         )
     return _sliced(dict(zip(names, array.T, strict=True)), metadata)
+
+
+def _read_parquet(stream: BinaryIO, metadata: ModelMetadata) -> Iterator[Chunk]:
+    columns = read_columns(stream)
+    specs = metadata.inputs
+    if len(specs) == 1 and len(specs[0].shape) == 2 and specs[0].name not in columns:
+        # As with CSV: column by column the rows of the model's only input.
+        filled = [_filled_column(name, column, specs[0]) for name, column in columns.items()]
+        return _sliced({specs[0].name: np.stack(filled, axis=1)} if filled else {}, metadata)
+    return _sliced(_filled(columns, metadata), metadata)
+
+
+# Values that JSON and Parquet leave open: nulls, instants as text, and JSON within BYTES.
+
+# From a value and the number of its row to what is sent.
+_Fill: TypeAlias = Callable[[Any, int], Any]
+
+
+def _filled(columns: Chunk, metadata: ModelMetadata) -> Chunk:
+    """Whole columns with every value as it is sent; what the model does not take is left alone."""
+    taken = {spec.name for spec in metadata.inputs} or columns.keys()
+    return {
+        name: _filled_column(name, column, _spec_of(name, metadata)) if name in taken else column
+        for name, column in columns.items()
+    }
+
+
+def _filled_column(
+    name: str, column: Sequence[Any] | npt.NDArray[Any], spec: TensorSpec | None
+) -> Sequence[Any] | npt.NDArray[Any]:
+    if isinstance(column, np.ndarray):
+        return column
+    fill = _fill_of(name, spec)
+    return [fill(value, number) for number, value in enumerate(column, start=1)]
+
+
+def _fill_of(name: str, spec: TensorSpec | None) -> _Fill:
+    """What makes the values of column *name*, which is for the input *spec*, ready to be sent."""
+    datatype = "" if spec is None else spec.datatype
+    is_instant = spec is not None and spec.kind.startswith("datetime")
+    is_json = spec is not None and spec.kind in _JSON_KINDS
+
+    def fill(value: Any, number: int) -> Any:
+        if is_json:
+            return value if isinstance(value, str) else json.dumps(value, default=str)
+        if value is None:
+            if datatype.startswith(("FP", "BF")):
+                return math.nan
+            what = f"{datatype} has no null" if datatype else "the model does not say what it takes"
+            raise UsageError(f"row {number}, column {name!r}: the value is null, and {what}")
+        if is_instant and isinstance(value, str):
+            return _parsed(_instant, value, name, number)
+        return value
+
+    return fill
+
+
+def _spec_of(name: str, metadata: ModelMetadata) -> TensorSpec | None:
+    """The input of that name; None where the model publishes none, or does not take it."""
+    return next((spec for spec in metadata.inputs if spec.name == name), None)
 
 
 def _check_names(given: Sequence[str], metadata: ModelMetadata) -> list[str]:
@@ -287,10 +361,14 @@ def row_count(chunk: Chunk) -> int:
     return len(next(iter(chunk.values())))
 
 
-# By format; each reads a stream, text but for npy.
+# Formats whose streams hold bytes; all others hold text.
+BINARY: Final = frozenset({"npy", "parquet"})
+
+# By format; each reads a stream.
 READERS: Final[dict[str, Callable[[Any, ModelMetadata], Iterator[Chunk]]]] = {
     "csv": _read_csv,
     "json": _read_json,
     "jsonl": _read_jsonl,
     "npy": _read_npy,
+    "parquet": _read_parquet,
 }

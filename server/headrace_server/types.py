@@ -43,11 +43,13 @@ class BatchKey:
         inputs: The inputs, in the order in which requests hold their tensors.
         outputs: Names of the outputs asked for; empty for all.
         is_scalar: Whether an input has no row axis, so that every batch is one whole request.
+        model: Served name and version of the model it is a key of.
     """
 
     inputs: tuple[InputLayout, ...]
     outputs: tuple[str, ...] = ()
     is_scalar: bool = False
+    model: tuple[str, str] = ("", "")
 
 
 class Reply(Protocol):
@@ -126,6 +128,13 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.rows} rows, call {self.call}>"
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has come at *now*.
+
+        gRPC rounds timeouts: a caller may leave a little before its deadline by our clock.
+        """
+        return self.deadline_at - now < max(0.1, 0.05 * (self.deadline_at - self.arrived_at))
 
 
 @dataclass(slots=True, eq=False)

@@ -19,6 +19,7 @@ import grpc
 import pytest
 
 import oip_double
+from headrace_server.connecting import Connection
 from headrace_server.errors import UsageError
 from headrace_server.modelsview import load_model, show_models, unload_model
 from oip_double import Double
@@ -51,7 +52,7 @@ class Printed(io.StringIO):
 def test_models_are_a_table_with_the_rate_between_two_looks(double: Double) -> None:
     out = io.StringIO()
 
-    show_models(double.target, interval_s=INTERVAL_S, out=out)
+    show_models(Connection(server=double.target), interval_s=INTERVAL_S, out=out)
 
     header, iris, other, broken, below = out.getvalue().splitlines()
     assert header.split() == ["name", "version", "state", "device", "worker", "rows/s", "reason"]
@@ -65,7 +66,7 @@ def test_a_server_that_counts_nothing_is_looked_at_once(double: Double) -> None:
     del double.models["iris"]
     out = io.StringIO()
 
-    show_models(double.target, interval_s=3600.0, out=out)
+    show_models(Connection(server=double.target), interval_s=3600.0, out=out)
 
     assert "rows/s over" not in out.getvalue()
 
@@ -73,7 +74,7 @@ def test_a_server_that_counts_nothing_is_looked_at_once(double: Double) -> None:
 def test_json_holds_every_field_and_the_rate(double: Double) -> None:
     out = io.StringIO()
 
-    show_models(double.target, as_json=True, interval_s=INTERVAL_S, out=out)
+    show_models(Connection(server=double.target), as_json=True, interval_s=INTERVAL_S, out=out)
 
     iris, other, _ = json.loads(out.getvalue())
     assert iris == {
@@ -101,7 +102,11 @@ def test_while_watching_each_look_is_compared_with_the_one_before(double: Double
             raise KeyboardInterrupt
 
     show_models(
-        double.target, watch=True, as_json=True, interval_s=INTERVAL_S, out=Printed(on_look)
+        Connection(server=double.target),
+        watch=True,
+        as_json=True,
+        interval_s=INTERVAL_S,
+        out=Printed(on_look),
     )
 
     first, *rest = rates
@@ -123,7 +128,11 @@ def test_a_server_that_is_away_for_a_while_is_told_and_watched_on(double: Double
             raise KeyboardInterrupt
 
     show_models(
-        double.target, watch=True, as_json=True, interval_s=INTERVAL_S, out=Printed(on_look)
+        Connection(server=double.target),
+        watch=True,
+        as_json=True,
+        interval_s=INTERVAL_S,
+        out=Printed(on_look),
     )
 
     assert looks[1] == {"error": f"{double.target}: UNAVAILABLE: it starts again"}
@@ -167,7 +176,9 @@ def _drain(fd: int) -> None:
 def test_a_load_says_what_is_served_then(
     double: Double, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load_model("iris", "models:/iris/3", server=double.target, timeout_s=20.0)
+    load_model(
+        "iris", "models:/iris/3", connection=Connection(server=double.target), timeout_s=20.0
+    )
 
     assert double.loads == [("iris", "models:/iris/3")]
     assert capsys.readouterr().out == "iris is ready: version 1\n"
@@ -180,14 +191,14 @@ def test_a_directory_here_is_named_in_full(
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    load_model("iris", "./model", server=double.target, timeout_s=20.0)
-    load_model("iris", "./elsewhere", server=double.target, timeout_s=20.0)
+    load_model("iris", "./model", connection=Connection(server=double.target), timeout_s=20.0)
+    load_model("iris", "./elsewhere", connection=Connection(server=double.target), timeout_s=20.0)
 
     assert double.loads == [("iris", str(tmp_path / "model")), ("iris", "./elsewhere")]
 
 
 def test_an_unload_says_so(double: Double, capsys: pytest.CaptureFixture[str]) -> None:
-    unload_model("iris", server=double.target, timeout_s=20.0)
+    unload_model("iris", connection=Connection(server=double.target), timeout_s=20.0)
 
     assert double.unloads == ["iris"]
     assert capsys.readouterr().out == "iris is unloaded\n"
@@ -197,16 +208,16 @@ def test_what_a_person_can_mend_is_one_sentence(double: Double) -> None:
     failed = (grpc.StatusCode.FAILED_PRECONDITION, "it has no file model.pkl")
     double.repository_failures = [failed, failed, failed]
     with pytest.raises(UsageError, match=f"model iris at {double.target}: .* model.pkl"):
-        load_model("iris", "", server=double.target, timeout_s=20.0)
+        load_model("iris", "", connection=Connection(server=double.target), timeout_s=20.0)
     with pytest.raises(UsageError, match="model iris at"):
-        unload_model("iris", server=double.target, timeout_s=20.0)
+        unload_model("iris", connection=Connection(server=double.target), timeout_s=20.0)
     with pytest.raises(UsageError, match="models at"):
-        show_models(double.target)
+        show_models(Connection(server=double.target))
     with pytest.raises(UsageError, match="cannot connect to 'no address'"):
-        show_models("no address")
+        show_models(Connection(server="no address"))
     double.is_holding = True
     with pytest.raises(UsageError, match="no answer in time; what the server has begun goes on"):
-        load_model("iris", "", server=double.target, timeout_s=0.05)
+        load_model("iris", "", connection=Connection(server=double.target), timeout_s=0.05)
 
 
 def test_a_server_that_is_not_there_is_told() -> None:

@@ -5,19 +5,25 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import oip_double
 from headrace.signature import TensorSpec
+from headrace_client import ModelMetadata
 from headrace_server.connecting import Connection
 from headrace_server.errors import UsageError
 from headrace_server.predict import predict
+from headrace_server.rowfiles import READERS
 from oip_double import Double, ServedModel, Tensors
 
 IRIS_CSV = """sepal_length,sepal_width,petal_length,petal_width
@@ -25,6 +31,7 @@ IRIS_CSV = """sepal_length,sepal_width,petal_length,petal_width
 6.3,2.9,5.6,1.8
 """
 IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [6.3, 2.9, 5.6, 1.8]]
+IRIS_RECORDS = [dict(zip(oip_double.IRIS_COLUMNS, row, strict=True)) for row in IRIS_ROWS]
 TYPES = (
     ("a_bool", "BOOL"),
     ("a_byte", "UINT8"),
@@ -48,6 +55,7 @@ def double() -> Iterator[Double]:
         "types": ServedModel(tuple(TensorSpec(name, kind, (-1,)) for name, kind in TYPES), echo),
         "free": ServedModel((), echo),
         "frozen": ServedModel((TensorSpec("x", "FP64", (2,)),), echo),
+        "number": ServedModel((TensorSpec("x", "FP64", (-1,)),), echo),
         "whole": ServedModel(
             (TensorSpec("x", "FP64", (-1,)),), lambda tensors: {"mean": np.zeros(1)}
         ),
@@ -82,6 +90,16 @@ def npy(array: Any) -> bytes:
     return stream.getvalue()
 
 
+def parquet(columns: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    arrays = {
+        name: values if isinstance(values, pa.Array) else pa.array(list(values))
+        for name, values in columns.items()
+    }
+    pq.write_table(pa.table(arrays), stream)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -105,6 +123,10 @@ def npy(array: Any) -> bytes:
             + "\n\n",
         ),
         ("rows.npy", npy(np.array(IRIS_ROWS))),
+        (
+            "rows.parquet",
+            parquet(dict(zip(oip_double.IRIS_COLUMNS, zip(*IRIS_ROWS, strict=True), strict=True))),
+        ),
     ],
 )
 def test_every_format_asks_the_same(ask: Any, double: Double, name: str, content: Any) -> None:
@@ -137,6 +159,104 @@ def test_a_missing_number_is_nan_for_the_model(ask: Any, double: Double) -> None
     ask("iris", "rows.csv", "sepal_length,sepal_width,petal_length,petal_width\n1,,3,4\n")
 
     assert math.isnan(oip_double.read_tensors(double.infer_requests[0])["sepal_width"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", '[{"x": null}, {"x": 2.5}]'),
+        ("rows.json", '{"x": [null, 2.5], "unused": [null, 1]}'),
+        ("rows.jsonl", '{"x": null}\n{"x": 2.5}'),
+        ("rows.parquet", parquet({"x": [None, 2.5], "unused": ["a", None]})),
+        ("rows.parquet", parquet({"x": [None, 2]})),
+        ("rows.csv", "x,unused\n,\n2.5,1\n"),
+    ],
+)
+def test_a_null_is_nan_for_a_float_in_every_format(
+    ask: Any, double: Double, name: str, content: Any
+) -> None:
+    ask("number", name, content)
+
+    first, second = oip_double.read_tensors(double.infer_requests[0])["x"].tolist()
+    assert math.isnan(first)
+    assert second >= 2
+
+
+@pytest.mark.parametrize(
+    ("column", "datatype", "value"),
+    [("n", "INT32", 1), ("t", "BYTES", "a"), ("b", "BOOL", True)],
+)
+@pytest.mark.parametrize("form", ["json", "columns", "jsonl", "parquet"])
+def test_any_other_null_is_refused_by_row_and_column(
+    ask: Any, double: Double, column: str, datatype: str, value: Any, form: str
+) -> None:
+    double.models["one"] = ServedModel((TensorSpec(column, datatype, (-1,)),), echo)
+    content = {
+        "json": json.dumps([{column: value}, {column: None}]),
+        "columns": json.dumps({column: [value, None]}),
+        "jsonl": f"{json.dumps({column: value})}\n{json.dumps({column: None})}",
+        "parquet": parquet({column: [value, None]}),
+    }[form]
+    name = {"columns": "rows.json"}.get(form, f"rows.{form}")
+
+    with pytest.raises(UsageError, match=f"row 2, column '{column}': .* null, and {datatype} has"):
+        ask("one", name, content)
+
+
+def test_an_empty_cell_is_empty_text_but_no_integer(ask: Any) -> None:
+    head = "a_text,a_bool,a_byte,an_int,a_long,a_float,a_double\n"
+
+    assert json.loads(ask("types", "rows.csv", head + ",1,1,1,1,1,1\n"))[0]["a_text_out"] == ""
+    with pytest.raises(UsageError, match="row 1, column 'an_int': the cell is empty"):
+        ask("types", "rows.csv", head + "a,1,1,,1,1,1\n")
+
+
+def test_parquet_columns_keep_their_types(ask: Any) -> None:
+    instant = datetime(2024, 1, 2, tzinfo=UTC)
+    content = parquet(
+        {
+            "a_bool": [True],
+            "a_byte": pa.array([255], pa.uint8()),
+            "an_int": pa.array([-1], pa.int16()),
+            "a_long": pa.array([instant], pa.timestamp("us", "Europe/Berlin")),
+            "a_float": pa.array([0.5], pa.float16()),
+            "a_double": pa.array([Decimal("0.25")], pa.decimal128(5, 2)),
+            "a_text": pa.array(["é"]).dictionary_encode(),
+        }
+    )
+
+    (row,) = json.loads(ask("types", "rows.parquet", content))
+
+    assert list(row.values()) == [True, 255, -1, 1_704_153_600_000_000_000, 0.5, 0.25, "é"]
+
+
+def test_parquet_lists_and_many_columns_make_a_matrix(ask: Any) -> None:
+    twice = [{"y": [2.0, 4.0, 6.0]}, {"y": [8.0, 10.0, 12.0]}]
+
+    lists = parquet({"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]})
+    columns = parquet({"p": [1, 4], "q": [2, 5], "r": [3.0, 6.0]})
+
+    assert json.loads(ask("doubler", "rows.parquet", lists)) == twice
+    assert json.loads(ask("doubler", "rows.parquet", columns)) == twice
+
+
+def test_kinds_of_the_metadata_make_instants_and_json_of_values() -> None:
+    """Told that an input is a datetime or JSON, JSON's own texts and objects are accepted."""
+    metadata = ModelMetadata(
+        "m",
+        ("1",),
+        "mlflow_pyfunc",
+        (
+            TensorSpec("at", "INT64", (-1,), "datetime"),
+            TensorSpec("tags", "BYTES", (-1,), "array"),
+        ),
+        (),
+    )
+    rows = '[{"at": "2024-01-02", "tags": ["a", "b"]}, {"at": 5, "tags": "[1]"}]'
+
+    (chunk,) = READERS["json"](io.StringIO(rows), metadata)
+
+    assert chunk == {"at": [1_704_153_600_000_000_000, 5], "tags": ['["a", "b"]', "[1]"]}
 
 
 def test_columns_the_model_does_not_take_are_noted_once(
@@ -250,7 +370,17 @@ def test_a_table_shortens_long_cells(ask: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("form", "content"), [("csv", IRIS_CSV.encode()), ("npy", npy(np.array(IRIS_ROWS)))]
+    ("form", "content"),
+    [
+        ("csv", IRIS_CSV.encode()),
+        ("json", json.dumps(IRIS_RECORDS).encode()),
+        ("jsonl", "\n".join(map(json.dumps, IRIS_RECORDS)).encode()),
+        ("npy", npy(np.array(IRIS_ROWS))),
+        (
+            "parquet",
+            parquet(dict(zip(oip_double.IRIS_COLUMNS, zip(*IRIS_ROWS, strict=True), strict=True))),
+        ),
+    ],
 )
 def test_standard_input_may_hold_text_or_an_array(
     double: Double, monkeypatch: pytest.MonkeyPatch, form: str, content: bytes
@@ -278,7 +408,7 @@ def test_the_command_needs_the_bare_install_alone(double: Double) -> None:
         "from headrace_server.predict import predict\n"
         "there = Connection(server=sys.argv[1])\n"
         "predict('iris', '-', connection=there, input_format='csv', output='csv')\n"
-        "bare = {'pandas', 'mlflow', 'pydantic', 'structlog', 'pygrpc_native'}\n"
+        "bare = {'pandas', 'mlflow', 'pydantic', 'structlog', 'pygrpc_native', 'pyarrow'}\n"
         "sys.exit(', '.join(bare & set(sys.modules)) or 0)\n"
     )
     done = subprocess.run(
@@ -294,6 +424,30 @@ def test_the_command_needs_the_bare_install_alone(double: Double) -> None:
     assert done.stdout.startswith("longest,total\n0,10.2")
 
 
+@pytest.mark.slow
+def test_parquet_without_its_extra_names_the_pip_line(double: Double) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['pyarrow'] = None\n"
+        "from headrace_server.cli import main\n"
+        "sys.argv = ['headrace', 'predict', 'iris', '--input', '-', '--format', 'parquet',\n"
+        "            '--server', sys.argv[1]]\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, double.target],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert 'pip install "headrace[parquet]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 HEAD = IRIS_CSV.splitlines()[0]
 
 
@@ -304,7 +458,7 @@ HEAD = IRIS_CSV.splitlines()[0]
             "iris",
             "rows.txt",
             "",
-            "cannot tell the format of .*: say which of csv, json, jsonl, npy",
+            "cannot tell the format of .*: say with --format which of csv, json, jsonl, npy, p",
         ),
         ("iris", "rows.csv", "", "the CSV file is empty"),
         ("iris", "rows.csv", HEAD, "the file has no rows"),
@@ -342,6 +496,10 @@ HEAD = IRIS_CSV.splitlines()[0]
             "'free' publishes no inputs, so an array has no name",
         ),
         ("iris", "rows.npy", b"no", "the file is not a numpy array"),
+        ("iris", "rows.parquet", b"no", "the file is not a Parquet file"),
+        ("iris", "rows.parquet", parquet({"x": [1]}), "no column 'sepal_length'"),
+        ("number", "rows.parquet", parquet({"x": pa.array([], "double")}), "the file has no rows"),
+        ("free", "rows.json", '{"a": [null]}', "column 'a': the value is null, and the model does"),
         (
             "iris",
             "rows.npy",
@@ -385,7 +543,7 @@ def test_what_the_server_refuses_is_one_sentence(ask: Any, double: Double) -> No
     ("options", "message"),
     [
         ({"output": "xml"}, "cannot print 'xml': expected one of table, csv, json"),
-        ({"input_format": "parquet"}, "cannot tell the format"),
+        ({"input_format": "xlsx"}, "cannot tell the format"),
         ({"server": "http://here"}, "cannot connect to 'http://here'"),
         ({"version": "9"}, "no model 'iris' '9'"),
     ],

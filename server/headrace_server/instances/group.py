@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import structlog
 
 from headrace.datatypes import BY_CODE, BYTES
 from headrace.tensors import element_offsets
 
 from ..arena import Region, aligned
-from ..errors import HeadraceError, InternalError, ResourceExhausted
+from ..errors import HeadraceError, ResourceExhausted
+from ..faults import fault
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part
 from .worker import LoadedInstance, Worker
@@ -29,9 +29,6 @@ _JOIN_BYTES_MAX = 4096
 _DOUBLED_BYTES_MAX = 1024 * 1024
 # Up to this size outputs are copied out at once, which frees the slot before answers are encoded.
 DETACH_BYTES_MAX = 256 * 1024
-
-
-_log = structlog.get_logger("headrace")
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +79,7 @@ class _Flight:
         try:
             outcome = self.group.collect(self.batch, self.slot, done, frame)
         except Exception:  # noqa: BLE001 - such as no descriptor left: the batch must still end.
-            _log.exception("collect_failed")
-            outcome = Outcome(error=InternalError("the outputs could not be read"))
+            outcome = Outcome(error=fault("collect_failed"))
         self.on_outcome(self.batch, self.slot, outcome)
 
     def crash(self, error: HeadraceError) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from ..completions import Completions
@@ -23,9 +23,13 @@ _EXIT_S_MAX = 5.0
 
 
 class Spawner:
-    """The permanent thread from which all children are spawned."""
+    """The permanent thread from which all children are spawned.
 
-    def __init__(self) -> None:
+    *environment* is what every child finds in its own, beside ours.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment or {}
         self._jobs: queue.SimpleQueue[
             tuple[Callable[[], subprocess.Popen[bytes]], Future[subprocess.Popen[bytes]]] | None
         ] = queue.SimpleQueue()
@@ -45,7 +49,7 @@ class Spawner:
                 [*command, *arguments],
                 pass_fds=(fd,),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **environment},
+                env={**os.environ, **self._environment, **environment},
                 start_new_session=True,
             )
 

@@ -6,18 +6,16 @@ registry hangs, and when its parent dies.
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..childlog import log, log_uncaught
 from ..errors import (
     HeadraceError,
     InvalidRequest,
@@ -52,6 +50,7 @@ def main() -> None:
     parser.add_argument("--tracking-uri", required=True)
     parser.add_argument("--cache-dir", required=True)
     arguments = parser.parse_args()
+    log_uncaught()
     tie_to_parent(arguments.parent)
     os.nice(_NICENESS)
     # Ctrl-C is for the daemon, which then ends us.
@@ -116,18 +115,12 @@ def _result(
 
 def _error(error: Exception, operation: str) -> dict[str, str]:
     if not isinstance(error, HeadraceError):
-        _log(error, operation)
+        log("error", "librarian_failed", error, op=operation)
         first_line = str(error).partition("\n")[0]
         error = LoadFailed(f"the librarian failed: {type(error).__name__}: {first_line}")
     elif isinstance(error, LoadFailed) and error.__cause__ is not None:
-        _log(error, operation)
+        log("error", "librarian_failed", error, op=operation)
     return {"kind": _KINDS[type(error)], "message": error.message}
-
-
-def _log(error: Exception, operation: str) -> None:
-    trace = "".join(traceback.format_exception(error))
-    report = {"event": "librarian_failed", "op": operation, "traceback": trace}
-    print(json.dumps(report), file=sys.stderr, flush=True)  # noqa: T201 - this process's log.
 
 
 if __name__ == "__main__":

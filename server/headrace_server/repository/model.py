@@ -136,7 +136,8 @@ class ModelVersion:
             if key is None:
                 if len(self._keys) >= _KEYS_MAX:
                     self._keys.clear()
-                key = self._keys[value] = BatchKey(inputs, outputs, is_scalar)
+                model = (self.name, self.version)
+                key = self._keys[value] = BatchKey(inputs, outputs, is_scalar, model)
             return key
 
     def _why_not(self) -> HeadraceError:

@@ -22,10 +22,10 @@ from ..errors import (
     Draining,
     HeadraceError,
     InstanceLost,
-    InternalError,
     ModelFailed,
     RequestEndsWorkers,
 )
+from ..faults import fault, new_error_id
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
 from .batcher import Batcher, Dispatch
@@ -152,9 +152,7 @@ class Scheduler(Generic[Slot]):
         with self._lock:
             is_open = self._end(request)
         if is_open:
-            # gRPC rounds timeouts: a caller may leave a little before its deadline by our clock.
-            left_s = request.deadline_at - self._clock()
-            is_late = left_s < max(0.1, 0.05 * (request.deadline_at - request.arrived_at))
+            is_late = request.is_late(self._clock())
             reason = DeadlinePassed.reason if is_late else Cancelled.reason
             self.instrument.failed[reason] += 1
 
@@ -286,11 +284,11 @@ class Scheduler(Generic[Slot]):
             except HeadraceError as error:
                 ready += self._settle(batch, slot, error)
             except Exception:  # noqa: BLE001 - our own bug must not take the transport's thread along.
-                ready += self._settle(batch, slot, _our_fault("dispatch_failed"))
+                ready += self._settle(batch, slot, fault("dispatch_failed"))
 
     def _on_outcome(self, batch: Batch, slot: Slot, outcome: Outcome) -> None:
         if outcome.error is not None or outcome.outputs is None:
-            self._run(self._settle(batch, slot, outcome.error or _our_fault("no_outcome")))
+            self._run(self._settle(batch, slot, outcome.error or fault("no_outcome")))
             return
         if outcome.is_detached:
             # The next batch goes out before this one's answers are written.
@@ -375,7 +373,7 @@ class Scheduler(Generic[Slot]):
                 except HeadraceError as error:
                     self._fail(request, error)
                 except Exception:  # noqa: BLE001 - one answer must not cost its batch mates theirs.
-                    self._fail(request, _our_fault("answer_failed"))
+                    self._fail(request, fault("answer_failed"))
             start = stop
 
     def _fail_all(self, ended: Sequence[tuple[Request, HeadraceError]]) -> None:
@@ -441,15 +439,8 @@ def _told_if_alone(batch: Batch, error: InstanceLost) -> HeadraceError:
     """
     if len(batch.parts) > 1:
         return error
-    error_id = f"{time.monotonic_ns():x}"
+    error_id = new_error_id()
     _log.error("request_ends_workers", error_id=error_id, rows=batch.rows, why=str(error))
     return RequestEndsWorkers(
         f"the request was run {batch.losses} times, alone; each time {error} (error id {error_id})"
     )
-
-
-def _our_fault(event: str) -> InternalError:
-    """Log the exception being handled and stand in for it."""
-    error_id = f"{time.monotonic_ns():x}"
-    _log.exception(event, error_id=error_id)
-    return InternalError(f"an error of the server's own (error id {error_id})")

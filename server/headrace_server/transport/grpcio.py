@@ -7,7 +7,7 @@ thread and wake the loop once per batch.
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from headrace.signature import TensorSpec
 
 from .. import VERSION
 from ..errors import HeadraceError, InvalidRequest
+from ..faults import fault
 from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
@@ -28,6 +29,7 @@ from .guard import Guard
 from .health import Health
 from .intake import Intake
 from .reflection import INFERENCE, reflection_servicer
+from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .status import status_of
 
@@ -38,6 +40,7 @@ _QUIET_S_MAX = 1.0
 _EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Method: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 Parameters: TypeAlias = Mapping[str, open_inference_pb2.ModelRepositoryParameter]
 # What a call to ModelInfer waits on. An error is a result: nobody may be left to retrieve it.
 _Future: TypeAlias = "asyncio.Future[bytes | HeadraceError]"
@@ -47,11 +50,17 @@ class GrpcioTransport:
     """A grpc.aio server; a Reply to the requests it submits. Methods run on the control loop."""
 
     def __init__(
-        self, service: Service, *, message_bytes_max: int, guard: Guard | None = None
+        self,
+        service: Service,
+        *,
+        message_bytes_max: int,
+        guard: Guard | None = None,
+        is_logging: bool = False,
     ) -> None:
         """Serve *service*; *guard* decides which calls may pass, None for all."""
         self._service = service
-        self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
+        self._log = RequestLog(self) if is_logging else None
+        self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
         self._loop = asyncio.get_running_loop()
         # Whether calls of this turn of the loop are being gathered.
@@ -152,23 +161,29 @@ class GrpcioTransport:
                 future.set_result(result)
 
     async def _infer(self, payload: bytes, context: Context) -> bytes:
-        intake = self._intake
+        intake, log = self._intake, self._log
         if not self._is_gathering:
             self._is_gathering = True
             intake.begin()
             # Calls that came together are handled in one turn of the loop; this runs after them.
             self._loop.call_soon(self._submit)
         future: _Future = self._loop.create_future()
+        if log is not None:
+            log.begin(future, context.peer())
         try:
             target, request = intake.take(payload, future, context.time_remaining())
         except HeadraceError as error:
             result: bytes | HeadraceError = error
+            if log is not None:
+                log.refuse(future, payload, error)
         else:
             try:
                 result = await future
             except asyncio.CancelledError:
                 if request.call is not None:
                     target.cancel(request)
+                    if log is not None:
+                        log.leave(request)
                 raise
         if isinstance(result, bytes):
             return result
@@ -272,13 +287,28 @@ def _handlers(servicer: InferenceServicer) -> dict[str, "grpc.RpcMethodHandler[A
     """Handlers for every method of *servicer*, whose messages are named after it."""
     return {
         name: grpc.unary_unary_rpc_method_handler(
-            getattr(servicer, name),
+            _guarded(name, getattr(servicer, name)),
             request_deserializer=getattr(open_inference_pb2, f"{name}Request").FromString,
             response_serializer=getattr(open_inference_pb2, f"{name}Response").SerializeToString,
         )
         for name in vars(InferenceServicer)
         if not name.startswith("_")
     }
+
+
+def _guarded(name: str, method: Method) -> Method:
+    """*method*, but what it raises is told under an error id: gRPC would tell the exception."""
+
+    async def guarded(request: Any, context: Context) -> Any:
+        try:
+            return await method(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status of ours.
+            error = fault("method_failed", method=name)
+        return await context.abort(status_of(error), error.message)
+
+    return guarded
 
 
 def _check_repository(name: str) -> None:

@@ -5,16 +5,13 @@ Both listeners refuse the same message with the same words because this is where
 
 import time
 
-import structlog
-
-from ..errors import Draining, HeadraceError, InternalError, ResourceExhausted
+from ..errors import Draining, HeadraceError, ResourceExhausted
+from ..faults import fault
 from ..service import Service
 from ..types import Reply, Request, Target
 from .codec import Decoder
 
 _INFINITY = float("inf")
-
-_log = structlog.get_logger("headrace")
 
 
 class Intake:
@@ -69,9 +66,9 @@ class Intake:
             raise
         except Exception:  # noqa: BLE001 - one message must not cost the others theirs.
             # No caller may see our exception's text.
-            self._service.on_failure(InternalError.reason)
-            _log.exception("decode_failed")
-            raise InternalError("an error of the server's own") from None
+            own = fault("decode_failed")
+            self._service.on_failure(own.reason)
+            raise own from None
         target = plan.target
         requests = self._burst.get(target)
         if requests is None:
@@ -87,9 +84,9 @@ class Intake:
             try:
                 self._service.submit(target, requests)
             except Exception:  # noqa: BLE001 - this thread must outlive any single fault.
-                _log.exception("submit_failed", requests=len(requests))
+                error = fault("submit_failed", requests=len(requests))
                 for request in requests:
-                    self._reply.fail(request, InternalError("an error of the server's own"))
+                    self._reply.fail(request, error)
 
     def _refusal(self, nbytes: int) -> HeadraceError:
         if self._service.is_refusing:

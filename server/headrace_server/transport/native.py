@@ -17,6 +17,7 @@ from ..types import Outputs, Request, Target
 from .codec import Encoder
 from .guard import Guard
 from .intake import Intake
+from .requestlog import RequestLog
 from .status import number_of
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -42,6 +43,7 @@ class NativeTransport:
         fallback: str,
         message_bytes_max: int,
         guard: Guard | None = None,
+        is_logging: bool = False,
     ) -> None:
         """Bind to *target*.
 
@@ -51,11 +53,13 @@ class NativeTransport:
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest request.
             guard: Decides which calls may pass; None for all.
+            is_logging: Whether every request gets a line in the log.
 
         Raises:
             RuntimeError, OSError: The address cannot be bound.
         """
-        self._intake = Intake(service, self, message_bytes_max=message_bytes_max)
+        self._log = RequestLog(self) if is_logging else None
+        self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
         self._encoder = Encoder()
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
@@ -135,7 +139,7 @@ class NativeTransport:
         )
 
     def _receive(self) -> None:
-        front, intake, guard = self._front, self._intake, self._guard
+        front, intake, guard, log = self._front, self._intake, self._guard, self._log
         while (events := front.recv_batch_details(_BURST_MAX)) is not None:
             intake.begin()
             passed: Collection[object] = () if guard is None else guard.passed(INFER)
@@ -144,12 +148,16 @@ class NativeTransport:
                     self._cancel(call)
                     continue
                 assert payload is not None, "a call comes with its message"
+                if log is not None:
+                    log.begin(call, details[1] if details else "")
                 try:
                     if guard is not None and key not in passed:
                         self._check(guard, key)
                     self._open[call] = intake.take(payload, call, details[2] if details else None)
                 except HeadraceError as error:
                     front.fail(call, number_of(error), error.message)
+                    if log is not None:
+                        log.refuse(call, payload, error)
             intake.submit()
 
     def _check(self, guard: Guard, key: object) -> None:
@@ -164,3 +172,5 @@ class NativeTransport:
         if entry is not None:
             target, request = entry
             target.cancel(request)
+            if self._log is not None:
+                self._log.leave(request)

@@ -11,6 +11,7 @@ import os
 import signal
 
 from ..arena import ArenaView
+from ..childlog import log_uncaught
 from ..frames import FrameSocket, Kind, RunFrame
 from ..lifeline import tie_to_parent
 from .loop import InstanceThread
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     arguments = parser.parse_args()
+    log_uncaught()
     tie_to_parent(arguments.parent)
     # Ctrl-C and a terminal's hang-up are for the daemon, which then ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

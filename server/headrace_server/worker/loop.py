@@ -6,14 +6,12 @@ an asynchronous device the next batch is staged and launched before the last one
 
 import contextlib
 import gc
-import json
 import os
 import queue
 import re
 import sys
 import threading
 import time
-import traceback
 import uuid
 import weakref
 from collections import deque
@@ -30,6 +28,7 @@ from headrace.signature import Signature
 from ..adapters import Artifact, LoadError, adapter_of
 from ..adapters.base import Adapter, Tensors
 from ..adapters.probe import probe
+from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
 from ..types import Instants
@@ -107,14 +106,14 @@ class InstanceThread:
                 adapter = self._load()
         except BaseException as error:  # noqa: BLE001 - sys.exit at load too: the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
-                _report("load_failed", error, model=self._spec["name"])
+                log("error", "load_failed", error, model=self._spec["name"])
             failure = {"instance": instance, "message": _outward(_text_of(error))}
             self._frames.send_json(Kind.LOAD_FAILED, failure)
             return
         try:
             self._serve(adapter)
         except BaseException as error:  # noqa: BLE001 - no one would ever answer its batches.
-            _report("instance_thread_failed", error, model=self._spec["name"])
+            log("critical", "instance_thread_failed", error, model=self._spec["name"])
             # A process that ends is replaced; a thread that ends is not.
             os._exit(1)
         self._held = _references(adapter)
@@ -223,7 +222,7 @@ class InstanceThread:
 
     def _fail(self, run: RunFrame, error: BaseException) -> None:
         error_id = uuid.uuid4().hex[:12]
-        _report("model_raised", error, model=self._spec["name"], error_id=error_id)
+        log("error", "model_raised", error, model=self._spec["name"], error_id=error_id)
         self._frames.send_json(
             Kind.RUN_FAILED,
             {
@@ -258,21 +257,8 @@ def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     try:
         return open_device("cuda:0", threads)
     except DeviceUnavailable as error:
-        _log("no_gpu", model=spec["name"], why=str(error))
+        log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
-
-
-def _report(event: str, error: BaseException, **fields: str) -> None:
-    """One line of the worker's log, with the whole exception."""
-    try:
-        lines = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - an exception may fail at being shown.
-        lines = type(error).__name__
-    _log(event, **fields, traceback=lines)
-
-
-def _log(event: str, **fields: str) -> None:
-    print(json.dumps({"event": event, **fields}), file=sys.stderr, flush=True)  # noqa: T201 - the log.
 
 
 def _text_of(error: BaseException) -> str:

@@ -167,7 +167,7 @@ def test_our_own_faults_are_answered_and_logged(librarian: Librarian) -> None:
     }
     logged = json.loads(librarian.log.read_text())
     assert logged["op"] == "resolve"
-    assert "Traceback" in logged["traceback"]
+    assert "Traceback" in logged["exception"]
 
 
 def test_it_is_up_before_mlflow_is_imported(store: Store, tmp_path: Path) -> None:

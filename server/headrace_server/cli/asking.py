@@ -1,0 +1,198 @@
+"""Asking: the commands that speak to a running daemon: predict, models, load, unload."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
+from .app import app, examples
+
+
+class Output(enum.Enum):
+    """How `predict` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def _offer_models(context: typer.Context, incomplete: str) -> list[str]:
+    from ..completion import model_names
+
+    return model_names(context, incomplete)
+
+
+def _offer_formats(incomplete: str) -> list[str]:
+    from ..rowfiles import READERS
+
+    return [name for name in READERS if name.startswith(incomplete)]
+
+
+@app.command(
+    short_help="Send rows of a file through a served model.",
+    epilog=examples(
+        "headrace predict iris --input rows.csv",
+        "headrace predict iris --version @champion --input rows.parquet --output json",
+        "cat rows.jsonl | headrace predict iris --input - --format jsonl --output csv",
+    ),
+)
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="The name it is served by.", autocompletion=_offer_models)
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="A csv, json, jsonl, npy or parquet file; - for standard input.",
+        ),
+    ],
+    version: Annotated[
+        str, typer.Option(help="A number or @alias; none for the one it is served by.")
+    ] = "",
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    output: Annotated[Output, typer.Option(help="How to print.")] = Output.TABLE,
+    input_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="csv, json, jsonl, npy or parquet; else by the file's name.",
+            autocompletion=_offer_formats,
+        ),
+    ] = "",
+) -> None:
+    """Send the rows of a file through a served model and print the answers.
+
+    A table shows the first rows beside their inputs; csv and json hold all answers, in the order
+    of the rows.
+    """
+    from ..predict import predict as predict_file
+
+    predict_file(
+        model,
+        source,
+        version=version,
+        connection=Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+        output=output.value,
+        input_format=input_format,
+    )
+
+
+_Wait = Annotated[
+    float,
+    typer.Option(min=0.0, metavar="SECONDS", help="How long to wait; the daemon goes on after it."),
+]
+
+
+@app.command(
+    short_help="Show what a running daemon holds.",
+    epilog=examples(
+        "headrace models",
+        "headrace models --watch",
+        "headrace models --json",
+    ),
+)
+def models(
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a look.")] = False,
+    interval: Annotated[
+        float,
+        typer.Option(min=0.05, metavar="SECONDS", help="Time between two looks; for rows/s too."),
+    ] = 1.0,
+) -> None:
+    """Show what a running daemon holds: states, devices, workers, rows per second."""
+    from ..modelsview import show_models
+
+    show_models(
+        Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+        watch=watch,
+        as_json=as_json,
+        interval_s=interval,
+    )
+
+
+@app.command(
+    short_help="Have a running daemon load a model.",
+    epilog=examples(
+        "headrace load iris",
+        "headrace load iris --uri models:/iris/3",
+        "headrace load flowers --uri ./model",
+    ),
+)
+def load(
+    name: Annotated[str, typer.Argument(help="The name to serve it by.")],
+    uri: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            help="What to load. Default: what the name was loaded from, as where its alias has "
+            "moved; else the registered model of that name.",
+        ),
+    ] = "",
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    timeout: _Wait = 3600.0,
+) -> None:
+    """Have a running daemon load a model, and wait until it is ready; it goes on serving."""
+    from ..modelsview import load_model
+
+    load_model(
+        name,
+        uri,
+        connection=Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+        timeout_s=timeout,
+    )
+
+
+@app.command(
+    short_help="Have a running daemon free a model.",
+    epilog=examples(
+        "headrace unload iris",
+    ),
+)
+def unload(
+    name: Annotated[str, typer.Argument(help="The name it is served by.")],
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    timeout: _Wait = 3600.0,
+) -> None:
+    """Have a running daemon answer what it has accepted for a model, then free it."""
+    from ..modelsview import unload_model
+
+    unload_model(
+        name,
+        connection=Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+        timeout_s=timeout,
+    )

@@ -1,0 +1,64 @@
+"""Finding: one thing that was looked at. Setup: what `headrace serve` would run with."""
+
+import enum
+from dataclasses import dataclass
+
+
+class Status(enum.Enum):
+    """How it stands."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: What was looked at.
+        status: How it stands; a problem keeps `headrace serve` from working as it is set up.
+        text: One sentence.
+        remedy: A command or a setting that mends it; empty where nothing needs to be mended.
+    """
+
+    name: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+def ok(name: str, text: str) -> Finding:
+    """Nothing to do."""
+    return Finding(name, Status.OK, text)
+
+
+def warning(name: str, text: str, remedy: str = "") -> Finding:
+    """It works, though perhaps not as wished."""
+    return Finding(name, Status.WARNING, text, remedy)
+
+
+def problem(name: str, text: str, remedy: str) -> Finding:
+    """It does not work."""
+    return Finding(name, Status.PROBLEM, text, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The settings that checks ask about; see `settings.ServerSettings`.
+
+    Attributes:
+        has_tls: Whether `[tls]` names a certificate.
+    """
+
+    tracking_uri: str = ""
+    cache_dir: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8001
+    metrics_port: int = 8002
+    device: str = "auto"
+    transport: str = "auto"
+    trusted_network: bool = False
+    has_tls: bool = False
+    arena_bytes_max: int = 1 << 30
