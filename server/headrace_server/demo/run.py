@@ -174,6 +174,8 @@ def _daemon(store: Store, directory: Path) -> Iterator[RunningDaemon]:
     """The installed daemon on free ports, once it is ready."""
     command = [sys.executable, "-m", "headrace_server.cli", "serve"]
     command += ["--tracking-uri", store.tracking_uri, "--port", "0", "--metrics-port", "0"]
+    # Its log is read below, whatever is set elsewhere.
+    command += ["--set", "server.log_format=json", "--set", "server.log_level=info"]
     command += [f"models:/{name}@champion" for name in _MODELS]
     command += ["--config", os.devnull]
     # The demo is the same everywhere: settings that the environment may hold are for other daemons.

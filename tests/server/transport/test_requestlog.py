@@ -46,7 +46,7 @@ def asked(log: RequestLog, *, name: str = "", deadline_at: float = math.inf) -> 
         id_field=ModelInferRequest(id=name).SerializeToString(),
         arrived_at=now, deadline_at=deadline_at,
     )  # fmt: skip
-    log.begin(7, "ipv4:10.0.0.1:555", now)
+    log.begin(7, "ipv4:10.0.0.1:555")
     return request
 
 
@@ -97,7 +97,7 @@ def test_a_caller_that_leaves_is_a_line(log: RequestLog, left_s: float, status: 
 
 
 def refused(log: RequestLog, payload: bytes) -> Any:
-    log.begin(7, "ipv6:%5B::1%5D:555", 0.0)
+    log.begin(7, "ipv6:%5B::1%5D:555")
     with capture_logs() as lines:
         log.refuse(7, payload, InvalidRequest("no"))
         log.refuse(7, payload, InvalidRequest("no"))
