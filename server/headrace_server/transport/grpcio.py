@@ -125,6 +125,9 @@ class GrpcioTransport:
             await asyncio.sleep(_QUIET_S / 10)
             now = time.monotonic()
         await self._server.stop(grace_s)
+        # When it is collected it ends once more on this loop: that must be while the loop runs.
+        del self._server
+        await asyncio.sleep(0)
 
     async def show_readiness(self) -> None:
         """Bring grpc.health.v1 in step with the repository."""
