@@ -1,7 +1,8 @@
 """Models: tiny ones, trained or built in a moment, saved as MLflow saves them.
 
 `model(name)` is a saved model with rows to ask and the answers to expect; each is built once per
-session. `log(name, ...)` registers the same model in a store, for tests that begin with a URI.
+session. Those that only MLflow's python_function can load stand in pyfunc_models.py.
+`log(name, ...)` registers the same model in a store, for tests that begin with a URI.
 """
 
 import functools
@@ -35,6 +36,7 @@ from mlflow.types import TensorSpec as MlflowTensorSpec
 from headrace.datatypes import datatype_of
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Artifact
+from headrace_server.librarian.mlmodel import describe
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -106,11 +108,25 @@ def model(name: str) -> Model:
     with warnings.catch_warnings():
         # MLflow, torch and scikit-learn have much to say to people who save models.
         warnings.simplefilter("ignore")
-        recipe = RECIPES[name]()
+        recipe = recipe_of(name)
         import_module(f"mlflow.{recipe.flavor}").save_model(
             path=str(path), pip_requirements=["numpy"], **recipe.arguments
         )
     return Model(name, path, recipe.flavor, read_artifact(path, recipe.flavor), recipe)
+
+
+def recipe_of(name: str) -> Recipe:
+    """How to save the model called *name*."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    import pyfunc_models
+
+    return pyfunc_models.RECIPES[name]()
+
+
+def scratch() -> Path:
+    """A fresh directory for the files that a recipe needs; it lives as long as the session."""
+    return Path(tempfile.mkdtemp(dir=_root()))
 
 
 def tracking_uri(store: Path) -> str:
@@ -129,7 +145,7 @@ def log(name: str, store: Path, registered_name: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            recipe = RECIPES[name]()
+            recipe = recipe_of(name)
             # An experiment of its own: the default one keeps artifacts in the working directory.
             experiment = mlflow.get_experiment_by_name("models")
             experiment_id = (
@@ -154,6 +170,9 @@ def log(name: str, store: Path, registered_name: str) -> str:
 def read_artifact(path: Path, flavor: str) -> Artifact:
     """What an adapter loads from, read from the MLmodel file at *path*."""
     found = MlflowModel.load(str(path))
+    if flavor == "pyfunc":
+        described = describe(found, str(path))
+        return Artifact(path, described.config, described.pyfunc, described.signature)
     return Artifact(
         path=path,
         config=found.flavors[flavor],

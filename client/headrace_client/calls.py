@@ -4,9 +4,10 @@ Requests of one kind differ in their ids and tensors only, and so do responses. 
 they have in common, once per kind; raw tensors never enter it. No gRPC: bytes in, bytes out.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -20,7 +21,8 @@ from .errors import InvalidResponse
 from .inputs import Tensors
 from .types import Array, Prediction
 
-Parameter: TypeAlias = bool | int | float | str
+# What a parameter of a request may be; lists and dicts travel as JSON.
+Parameter: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any]
 
 INFER_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -69,12 +71,16 @@ class RequestEncoder:
         """A ModelInferRequest, with its fields in the order of their numbers.
 
         Raises:
-            TypeError: A parameter is neither bool, int, float nor str.
+            TypeError: A parameter is neither bool, int, float, str, list nor dict, or one of the
+                latter holds what JSON cannot.
             ValueError: An integer parameter needs more than 64 bits.
         """
         wanted = tuple(outputs) if outputs else ()
-        # True, 1 and 1.0 are equal, but three parameters.
-        given = tuple((k, type(v), v) for k, v in parameters.items()) if parameters else ()
+        given: tuple[tuple[str, type, object], ...] = ()
+        if parameters:
+            parameters = {name: _plain(value) for name, value in parameters.items()}
+            # True, 1 and 1.0 are equal, but three parameters.
+            given = tuple((k, type(v), v) for k, v in parameters.items())
         key = (model, version, tensors.names, tensors.datatypes, tensors.shapes, wanted, given)
         header = self._headers.get(key)
         if header is None:
@@ -148,6 +154,11 @@ def _request_header(
     )
 
 
+def _plain(value: Parameter) -> Parameter:
+    """Lists and dicts as the JSON that they travel as."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
 def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> None:
     match value:
         case bool():
@@ -162,7 +173,8 @@ def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> No
             parameter.string_param = value
         case _:
             raise TypeError(
-                f"parameter {name!r}: expected bool, int, float or str, got {type(value).__name__}"
+                f"parameter {name!r}: expected bool, int, float, str, list or dict, "
+                f"got {type(value).__name__}"
             )
 
 

@@ -17,14 +17,16 @@ from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype, da
 from headrace.signature import TensorSpec
 from headrace.tensors import Buffer, TensorError, encode
 
+from .cells import instants, is_absent, json_cells, null_row
 from .errors import InputMismatch
 from .types import Array, ModelMetadata
 
 # What `Form.fill` takes. A DataFrame is like an array to the type checker.
-Data: TypeAlias = npt.ArrayLike | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+Data: TypeAlias = npt.ArrayLike | Mapping[str, Any] | Sequence[Any]
 
 _SHOWN_NAMES_MAX = 8
 _COLUMN: Final = (-1,)
+_CONVERTED_KINDS: Final = frozenset({"datetime", "json"})
 
 
 class Tensors(NamedTuple):
@@ -56,6 +58,8 @@ class Form:
         self._names = tuple(spec.name for spec in self._specs)
         self._datatypes = tuple(spec.datatype for spec in self._specs)
         self._known = frozenset(self._names)
+        self._optional = frozenset(spec.name for spec in self._specs if spec.optional)
+        self._has_json_only = len(self._specs) == 1 and self._specs[0].kind == "json"
         self._is_table = bool(self._specs) and all(spec.shape == _COLUMN for spec in self._specs)
         # The one datatype of a table whose columns can be cast in one go, as a matrix.
         self._common: Datatype | None = None
@@ -69,6 +73,7 @@ class Form:
             data: An array: the only input, or [rows, columns] of a model whose inputs are columns,
                 in their order. A mapping of names to arrays, lists or, for one row, values. A
                 sequence of mappings, one per row. A pandas DataFrame with a column per input.
+                Optional inputs may be missing. What travels as JSON may be lists and dicts.
 
         Raises:
             InputMismatch: A name is missing or unknown, a shape or number of rows does not fit, or
@@ -82,8 +87,10 @@ class Form:
         # Who holds a DataFrame has imported pandas; while that runs, the name may be missing.
         if isinstance(data, getattr(sys.modules.get("pandas"), "DataFrame", ())):
             return self._from_frame(data)
+        if self._has_json_only and isinstance(data, list | tuple) and not self._are_rows(data):
+            return self._tensors([self._fitted(self._specs[0], data)])
         if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
-            return self._from_columns(_columns_of(data))
+            return self._from_columns(_columns_of(data, self._optional))
         if hasattr(data, "__array__") or (
             isinstance(data, Sequence) and not isinstance(data, str | bytes)
         ):
@@ -138,13 +145,35 @@ class Form:
     def _from_columns(self, data: Mapping[str, Any]) -> Tensors:
         if not self._specs:
             return tensors_of(data)
+        if self._optional:
+            return self._from_some_columns(data)
         if data.keys() != self._known:
             raise self._wrong_names(data)
         return self._tensors([self._fitted(spec, data[spec.name]) for spec in self._specs])
 
+    def _from_some_columns(self, data: Mapping[str, Any]) -> Tensors:
+        """All inputs but the optional ones that have no values."""
+        if not (self._known - self._optional) <= data.keys() <= self._known:
+            raise self._wrong_names(data)
+        specs = [
+            spec
+            for spec in self._specs
+            if not (spec.optional and is_absent(spec, data.get(spec.name)))
+        ]
+        if not specs:
+            raise InputMismatch(input="", expected="a value of at least one input", got="none")
+        return self._tensors([self._fitted(spec, data[spec.name]) for spec in specs], specs)
+
+    def _are_rows(self, data: Sequence[Any]) -> bool:
+        """Whether *data* has the only input by its name, rather than being that input."""
+        return all(isinstance(row, Mapping) and row.keys() == self._known for row in data)
+
     def _fitted(self, spec: TensorSpec, values: Any) -> Array:
         """The values of one input in its datatype and shape."""
         datatype = DATATYPES[spec.datatype]
+        if spec.kind in _CONVERTED_KINDS:
+            is_json = spec.kind == "json"
+            values = json_cells(spec, values) if is_json else instants(spec.name, values)
         array = values if isinstance(values, np.ndarray) else _array_of(values, spec.name, datatype)
         array = _cast(spec.name, array, datatype)
         expected, shape = spec.shape, array.shape
@@ -162,25 +191,33 @@ class Form:
             input=spec.name, expected=f"shape {list(expected)}", got=str(list(shape))
         )
 
-    def _tensors(self, arrays: Sequence[Array]) -> Tensors:
+    def _tensors(
+        self, arrays: Sequence[Array], specs: Sequence[TensorSpec] | None = None
+    ) -> Tensors:
+        """The tensors of all inputs, or of those that *specs* names."""
+        names, datatypes = self._names, self._datatypes
+        if specs is not None and len(specs) < len(names):
+            names = tuple(spec.name for spec in specs)
+            datatypes = tuple(spec.datatype for spec in specs)
         shapes = tuple(array.shape for array in arrays)
         rows = shapes[0][:1]
-        for name, shape in zip(self._names, shapes, strict=True):
+        for name, shape in zip(names, shapes, strict=True):
             if shape[:1] != rows:
                 raise InputMismatch(
                     input=name,
-                    expected=f"{_rows(rows)} as in {self._names[0]!r}",
+                    expected=f"{_rows(rows)} as in {names[0]!r}",
                     got=_rows(shape[:1]),
                 )
         raws = [
             _encode(name, array, DATATYPES[datatype])
-            for name, array, datatype in zip(self._names, arrays, self._datatypes, strict=True)
+            for name, array, datatype in zip(names, arrays, datatypes, strict=True)
         ]
-        return Tensors(self._names, self._datatypes, shapes, raws)
+        return Tensors(names, datatypes, shapes, raws)
 
     def _wrong_names(self, data: Mapping[str, Any]) -> InputMismatch:
         given = [str(name) for name in data]
-        missing = next((name for name in self._names if name not in data), None)
+        required = [name for name in self._names if name not in self._optional]
+        missing = next((name for name in required if name not in data), None)
         if missing is not None:
             return InputMismatch(
                 input=missing, expected=f"inputs {_shown(self._names)}", got=_shown(given)
@@ -229,17 +266,21 @@ def _column_of(column: Any) -> Array:
     return values
 
 
-def _columns_of(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Rows to columns; every row must have the names of the first."""
+def _columns_of(rows: Sequence[Any], optional: frozenset[str]) -> dict[str, list[Any]]:
+    """Rows to columns; every row must have the names of the first, but for *optional* ones."""
     names = rows[0].keys()
+    if optional:
+        names |= {name for row in rows for name in optional if name in row}
     for index, row in enumerate(rows):
-        if row.keys() != names:
+        if row.keys() != names and not (row.keys() ^ names) <= optional:
             name = next(iter(row.keys() ^ names))
             raise InputMismatch(
                 input=str(name),
                 expected="the same names in every row",
                 got=f"row {index} {'without' if name in names else 'with'} it",
             )
+    if optional:
+        return {name: [row.get(name) for row in rows] for name in names}
     return {name: [row[name] for row in rows] for name in names}
 
 
@@ -299,7 +340,8 @@ def _inferred(name: str, array: Array, datatype: Datatype) -> Array:
     inferred = np.asarray(values)
     if inferred.dtype.kind == "O" or inferred.shape != (array.size,):
         odd = next((value for value in values if not isinstance(value, int | float)), values[0])
-        raise _wrong_type(name, datatype, type(odd).__name__)
+        got = f"no value in row {null_row(values)}" if odd is None else type(odd).__name__
+        raise _wrong_type(name, datatype, got)
     return inferred.reshape(array.shape)
 
 
@@ -318,6 +360,10 @@ def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:
         return encode(array, datatype)
     except TensorError:
         items = array.ravel().tolist()
+        if (row := null_row(items)) is not None:
+            raise InputMismatch(
+                input=name, expected="BYTES (str or bytes)", got=f"no value in row {row}"
+            ) from None
         # What else cannot be written is half of a surrogate pair.
         got = next(
             (type(item).__name__ for item in items if not isinstance(item, str | bytes)),

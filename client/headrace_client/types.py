@@ -1,20 +1,32 @@
 """Types: what the client hands back: predictions, metadata of models, states of models."""
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import DATATYPES
-from headrace.oip.open_inference_pb2 import ModelMetadataResponse, RepositoryIndexResponse
+from headrace.oip.open_inference_pb2 import (
+    InferParameter,
+    ModelMetadataResponse,
+    RepositoryIndexResponse,
+)
 from headrace.signature import TensorSpec
 
 from .errors import InvalidResponse
 
 # Of the type that the datatype has, which no type checker can know.
 Array: TypeAlias = npt.NDArray[Any]
+# What the server's metadata calls kinds, and what a TensorSpec does.
+_KINDS: Final = {
+    "datetime64[ns]": "datetime",
+    "string": "string",
+    "binary": "binary",
+    "json": "json",
+}
 
 # Elements of an output that its repr shows.
 _SHOWN_ELEMENTS_MAX = 6
@@ -81,6 +93,15 @@ class Prediction(Mapping[str, Array]):
         text[:] = [element.decode() for element in array.ravel().tolist()]
         return text.reshape(array.shape)
 
+    def json(self, name: str = "") -> list[Any]:
+        """What the elements of a BYTES output hold as JSON; without *name* the only output.
+
+        Raises:
+            KeyError: There is no output *name*.
+            ValueError: An element is no JSON, or no name is given and there are several outputs.
+        """
+        return [json.loads(text) for text in self.strings(name).ravel().tolist()]
+
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {_shown(array)}" for name, array in self._arrays.items())
         return f"<Prediction {self.model} version {self.version}: {outputs}>"
@@ -96,6 +117,8 @@ class ModelMetadata:
         platform: The MLflow flavor behind "mlflow_".
         inputs: Its inputs; empty for a model without a signature, which takes what comes.
         outputs: Its outputs; may be empty too.
+        parameters: Parameters that a request may give, with their defaults as a request would give
+            them: lists and objects as JSON, None for null.
     """
 
     name: str
@@ -103,6 +126,7 @@ class ModelMetadata:
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    parameters: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +164,7 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
         platform=message.platform,
         inputs=tuple(map(_spec, message.inputs)),
         outputs=tuple(map(_spec, message.outputs)),
+        parameters={name: _value(value) for name, value in message.parameters.items()},
     )
 
 
@@ -165,7 +190,22 @@ def _status(model: RepositoryIndexResponse.ModelIndex) -> ModelStatus:
 def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
     if tensor.datatype not in DATATYPES:
         raise InvalidResponse(f"tensor {tensor.name!r} has an unknown datatype {tensor.datatype!r}")
-    return TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape))
+    # Looking up would enter what is missing into a map of protobuf's.
+    said = {name: _value(value) for name, value in tensor.parameters.items()}
+    return TensorSpec(
+        tensor.name,
+        tensor.datatype,
+        tuple(tensor.shape),
+        kind=_KINDS.get(str(said.get("kind")), "tensor"),
+        optional=said.get("optional") is True,
+        schema=str(said.get("schema", "")),
+    )
+
+
+def _value(parameter: InferParameter) -> bool | int | float | str | None:
+    choice = parameter.WhichOneof("parameter_choice")
+    value: bool | int | float | str | None = getattr(parameter, choice) if choice else None
+    return value
 
 
 def _shown(array: Array) -> str:

@@ -25,8 +25,11 @@ class TensorSpec:
         name: Its name on the wire.
         datatype: A key of DATATYPES.
         shape: Sizes per axis, rows first; -1 is any size.
-        kind: What MLflow calls it: "double", "string", "binary", "datetime", ..., or "tensor".
+        kind: What MLflow calls it: "double", "string", "binary", "datetime", ..., "json" for
+            arrays, objects and maps, or "tensor".
         optional: Whether an input may be left out.
+        schema: For "json", the type that each value must have, in MLflow's own JSON, such as
+            {"type": "array", "items": {"type": "double"}}; empty where any value will do.
     """
 
     name: str
@@ -34,6 +37,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     kind: str = "tensor"
     optional: bool = False
+    schema: str = ""
 
     @property
     def is_column(self) -> bool:
@@ -43,7 +47,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ParamSpec:
-    """One inference parameter of an MLflow signature, with its default."""
+    """One inference parameter of an MLflow signature.
+
+    Attributes:
+        name: Its name.
+        kind: "boolean", "integer", "long", "float", "double", "string", "datetime" or "object".
+        default: Its value where a request gives none, as JSON would hold it.
+        shape: (-1,) for a list; None for one value.
+    """
 
     name: str
     kind: str
@@ -221,10 +232,16 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
         "shape": list(spec.shape),
         "kind": spec.kind,
         "optional": spec.optional,
+        "schema": spec.schema,
     }
 
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(
-        item["name"], item["datatype"], tuple(item["shape"]), item["kind"], item["optional"]
+        item["name"],
+        item["datatype"],
+        tuple(item["shape"]),
+        item["kind"],
+        item["optional"],
+        item["schema"],
     )

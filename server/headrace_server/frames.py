@@ -254,6 +254,7 @@ class RunFrame:
         outputs: Names of the outputs wanted; empty for all.
         out_offset: Where the slot's output side begins.
         out_bytes: How long it is.
+        parameters: The batch key's parameters, as JSON; empty for none.
     """
 
     batch: int
@@ -263,6 +264,7 @@ class RunFrame:
     outputs: tuple[str, ...]
     out_offset: int
     out_bytes: int
+    parameters: bytes = b""
 
     def pack(self) -> bytes:
         """The body."""
@@ -274,6 +276,8 @@ class RunFrame:
             _pack_tensor(ref, pieces)
         for name in self.outputs:
             _pack_name(name, pieces)
+        # The rest of the body: most models have none, which then costs nothing.
+        pieces.append(self.parameters)
         return b"".join(pieces)
 
     @classmethod
@@ -290,7 +294,16 @@ class RunFrame:
         for _ in range(n_outputs):
             name, at = _unpack_name(body, at)
             outputs.append(name)
-        return cls(batch, instance, rows, tuple(inputs), tuple(outputs), out_offset, out_bytes)
+        return cls(
+            batch,
+            instance,
+            rows,
+            tuple(inputs),
+            tuple(outputs),
+            out_offset,
+            out_bytes,
+            body[at:],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ The transports' one counterpart. It turns what a message asks into a plan, once 
 and hands bursts of requests to the schedulers they are planned for.
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from headrace.datatypes import BYTES, DATATYPES
-from headrace.signature import Given, Signature, SignatureMismatch, common_rows
+from headrace.parameters import Given as GivenParameter
+from headrace.parameters import fill_parameters
+from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
 
 from .errors import InvalidRequest, ResourceExhausted
 from .instrument import Instrument
@@ -22,7 +25,15 @@ ROWS_MAX = 2**31 - 1
 # numpy's older limit, and more than any model has.
 AXES_MAX = 32
 NAME_BYTES_MAX = 1024
+PARAMETERS_BYTES_MAX = 64 * 1024
 TENSORS_MAX = 2**16 - 1
+
+# Parameters that every request may have: the protocol's own.
+_PROTOCOL_PARAMETERS = ("timeout",)
+# tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
+TOLERATED = frozenset(
+    {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class Ask:
         inputs: The tensors, as stated.
         outputs: Names of the outputs wanted; empty for all.
         timeout_s: How long it may take, from its parameters.
+        parameters: Its other parameters.
     """
 
     model: str
@@ -42,6 +54,7 @@ class Ask:
     inputs: tuple[Given, ...]
     outputs: tuple[str, ...] = ()
     timeout_s: float = math.inf
+    parameters: Mapping[str, GivenParameter] = field(default_factory=dict)
 
 
 class Service:
@@ -101,15 +114,17 @@ class Service:
             _check_shape(tensor)
         try:
             order, rows, exact = _fit(model.signature, ask.inputs)
+            parameters = _parameters(model.signature, ask.parameters)
         except SignatureMismatch as error:
             raise InvalidRequest(f"model {ask.model!r}: {error}") from None
         _check_outputs(model, ask.outputs)
-        layouts = tuple(_layout(ask.inputs[index]) for index in order)
+        columns = {} if model.signature is None else _columns(model.signature)
+        layouts = tuple(_layout(ask.inputs[index], columns) for index in order)
         elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
         is_scalar = not all(layout.has_rows for layout in layouts)
         return Plan(
             target=target if rows else NoRows(target.instrument, _no_rows(model, ask.outputs)),
-            key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar),
+            key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar, parameters=parameters),
             rows=rows,
             order=order,
             byte_counts=tuple(
@@ -201,6 +216,24 @@ def _fit(
     return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
 
 
+def _parameters(signature: Signature | None, given: Mapping[str, GivenParameter]) -> bytes:
+    """The parameters of *signature* as JSON, completed by their defaults; empty for none."""
+    specs = () if signature is None else signature.params
+    known = {spec.name for spec in specs}
+    for name in given:
+        if name not in known and name not in TOLERATED:
+            expected = sorted(known.union(_PROTOCOL_PARAMETERS))
+            raise SignatureMismatch(f"unknown parameter {name[:128]!r}: expected one of {expected}")
+    if not specs:
+        return b""
+    filled = json.dumps(fill_parameters(specs, given)).encode()
+    if len(filled) > PARAMETERS_BYTES_MAX:
+        raise SignatureMismatch(
+            f"parameters: expected at most {PARAMETERS_BYTES_MAX} bytes of JSON, got {len(filled)}"
+        )
+    return filled
+
+
 def _check_shape(tensor: Given) -> None:
     _check_name(tensor.name)
     if len(tensor.shape) > AXES_MAX:
@@ -245,8 +278,19 @@ def _repeated(names: Sequence[str]) -> str | None:
     return None
 
 
-def _layout(tensor: Given) -> InputLayout:
+def _columns(signature: Signature) -> dict[str, TensorSpec]:
+    return {spec.name: spec for spec in signature.inputs if spec.kind in {"string", "json"}}
+
+
+def _layout(tensor: Given, columns: Mapping[str, TensorSpec]) -> InputLayout:
     datatype = DATATYPES[tensor.datatype]
     row_shape = tuple(tensor.shape[1:])
     row_bytes = math.prod(row_shape) * datatype.itemsize
-    return InputLayout(tensor.name, datatype, row_shape, row_bytes, has_rows=bool(tensor.shape))
+    return InputLayout(
+        tensor.name,
+        datatype,
+        row_shape,
+        row_bytes,
+        has_rows=bool(tensor.shape),
+        column=columns.get(tensor.name),
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from headrace.datatypes import Datatype
+from headrace.signature import TensorSpec
 
 from .errors import HeadraceError
 
@@ -26,6 +27,8 @@ class InputLayout:
         row_shape: All axes but the first.
         row_bytes: Raw bytes of one row; 0 for BYTES.
         has_rows: Whether there is a first axis, which counts rows; a scalar has none.
+        column: Its column in the signature, where the datatype does not say all of its values, as
+            for text and JSON; else None.
     """
 
     name: str
@@ -33,6 +36,7 @@ class InputLayout:
     row_shape: tuple[int, ...]
     row_bytes: int
     has_rows: bool = True
+    column: TensorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,12 +48,14 @@ class BatchKey:
         outputs: Names of the outputs asked for; empty for all.
         is_scalar: Whether an input has no row axis, so that every batch is one whole request.
         model: Served name and version of the model it is a key of.
+        parameters: The signature's parameters by name, as JSON; empty where it has none.
     """
 
     inputs: tuple[InputLayout, ...]
     outputs: tuple[str, ...] = ()
     is_scalar: bool = False
     model: tuple[str, str] = ("", "")
+    parameters: bytes = b""
 
 
 class Reply(Protocol):

@@ -154,9 +154,21 @@ def test_a_parameter_of_another_type_is_a_type_error_that_names_it() -> None:
     tensors = Tensors(("x",), ("BOOL",), ((1,),), [b"\1"])
 
     with pytest.raises(
-        TypeError, match="parameter 'p': expected bool, int, float or str, got NoneType"
+        TypeError, match="parameter 'p': expected bool, int, float, str, list or dict, got None"
     ):
         RequestEncoder().encode("m", "", tensors, parameters={"p": None})  # type: ignore[dict-item]
+
+
+def test_lists_and_dicts_are_parameters_as_json() -> None:
+    tensors = Tensors(("x",), ("BOOL",), ((1,),), [b"\1"])
+
+    payload = RequestEncoder().encode(
+        "m", "", tensors, parameters={"sizes": [1, 2.5], "options": {"deep": True}}
+    )
+
+    parameters = ModelInferRequest.FromString(payload).parameters
+    assert parameters["sizes"].string_param == "[1, 2.5]"
+    assert parameters["options"].string_param == '{"deep": true}'
 
 
 def test_more_kinds_of_requests_than_are_remembered_are_still_right() -> None:

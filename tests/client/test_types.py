@@ -66,6 +66,42 @@ def test_metadata_is_what_the_server_stated() -> None:
     )
 
 
+def test_metadata_tells_kinds_optional_inputs_and_parameters() -> None:
+    message = ModelMetadataResponse(name="m")
+    for name, datatype, kind in (
+        ("at", "INT64", "datetime64[ns]"),
+        ("path", "BYTES", "json"),
+        ("note", "BYTES", "string"),
+        ("odd", "BYTES", "of another server"),
+    ):
+        tensor = message.inputs.add(name=name, datatype=datatype, shape=[-1])
+        tensor.parameters["kind"].string_param = kind
+    message.inputs[1].parameters["schema"].string_param = '{"type": "any"}'
+    message.inputs[2].parameters["optional"].bool_param = True
+    message.parameters["scale"].double_param = 0.5
+    message.parameters["count"].int64_param = 3
+    message.parameters["name"].SetInParent()
+
+    metadata = metadata_of(message)
+
+    assert metadata.inputs == (
+        TensorSpec("at", "INT64", (-1,), "datetime"),
+        TensorSpec("path", "BYTES", (-1,), "json", schema='{"type": "any"}'),
+        TensorSpec("note", "BYTES", (-1,), "string", optional=True),
+        TensorSpec("odd", "BYTES", (-1,)),
+    )
+    assert metadata.parameters == {"scale": 0.5, "count": 3, "name": None}
+
+
+def test_json_outputs_are_read_on_demand() -> None:
+    cells = np.array([b'{"a": [1]}', b"null"], object)
+    prediction = Prediction("m", "1", "", {"told": cells, "bad": np.array([b"{"], object)})
+
+    assert prediction.json("told") == [{"a": [1]}, None]
+    with pytest.raises(ValueError, match="Expecting property name"):
+        prediction.json("bad")
+
+
 def test_metadata_with_a_datatype_of_another_world_is_an_invalid_response() -> None:
     message = ModelMetadataResponse(name="m")
     message.inputs.add(name="x", datatype="FP4", shape=[-1])

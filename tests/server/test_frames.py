@@ -48,6 +48,7 @@ runs = st.builds(
     outputs=st.lists(names, max_size=4).map(tuple),
     out_offset=uint64,
     out_bytes=uint64,
+    parameters=st.binary(max_size=20),
 )
 answers = st.builds(
     DoneFrame, batch=uint64, instants=st.builds(Instants, *[uint64] * 4), outputs=tensors

@@ -9,8 +9,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,9 @@ from ..devices import Device
 
 Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
+# The signature's parameters by name, each of its kind, completed by their defaults.
+Params = Mapping[str, Any]
+NO_PARAMS: Params = MappingProxyType({})
 
 # A cause longer than this is cut: some frameworks put a page into one exception.
 CAUSE_CHARS_MAX = 300
@@ -72,7 +76,8 @@ class Adapter(ABC):
 
     Tensors handed in carry the signature's names, in its order, with its datatypes, all with the
     same number of rows; a BYTES input is an object array of str, or of bytes where its kind is
-    "binary". For a model without a signature they are as the caller sent them.
+    "binary". Optional inputs may be missing. For a model without a signature they are as the caller
+    sent them.
 
     Tensors handed out keep the framework's own dtype. They may alias the inputs' memory: they are
     copied away before that memory is used again.
@@ -81,9 +86,14 @@ class Adapter(ABC):
 
     Attributes:
         is_accelerated: Whether it can compute on an accelerator.
+        takes_params: Whether the model is given the signature's parameters.
+        is_presumed_batchable: Whether models of the flavor take any number of rows by their nature,
+            also where trying one out does not tell.
     """
 
     is_accelerated: ClassVar[bool] = False
+    takes_params: ClassVar[bool] = False
+    is_presumed_batchable: ClassVar[bool] = True
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         """Load the model.
@@ -104,8 +114,8 @@ class Adapter(ABC):
         return tensors
 
     @abstractmethod
-    def launch(self, staged: Any) -> Any:
-        """Start computing."""
+    def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
+        """Start computing, with *params* where the model takes them."""
 
     def finish(self, launched: Any) -> Tensors:
         """Wait for the outputs and name them, on the host."""
@@ -114,9 +124,10 @@ class Adapter(ABC):
     def close(self) -> None:  # noqa: B027 - most adapters have nothing to free by hand.
         """Free what the model holds; the adapter is not used afterwards."""
 
-    def predict(self, tensors: Tensors) -> Tensors:
-        """Stage, launch and finish in one go."""
-        return self.finish(self.launch(self.stage(tensors)))
+    def predict(self, tensors: Tensors, params: Params | None = None) -> Tensors:
+        """Stage, launch and finish in one go; without *params* with the signature's defaults."""
+        given = default_params(self.signature) if params is None else params
+        return self.finish(self.launch(self.stage(tensors), given))
 
 
 @contextmanager
@@ -165,6 +176,19 @@ def stack_columns(columns: Sequence[Array], dtype: npt.DTypeLike) -> Array:
     return table
 
 
+def all_required(signature: Signature) -> Signature:
+    """*signature* for a model that cannot do without any of its inputs."""
+    inputs = tuple(replace(spec, optional=False) for spec in signature.inputs)
+    return replace(signature, inputs=inputs)
+
+
+def default_params(signature: Signature | None) -> Params:
+    """What a request that gives no parameters runs with."""
+    if signature is None:
+        return NO_PARAMS
+    return {spec.name: spec.default for spec in signature.params}
+
+
 def name_outputs(result: Any, signature: Signature | None) -> Tensors:
     """Name what a model returned.
 
@@ -189,7 +213,8 @@ def name_outputs(result: Any, signature: Signature | None) -> Tensors:
 
 def spec_of(name: str, array: Array) -> TensorSpec:
     """The spec of one output as it was seen: its datatype and shape, with any number of rows."""
-    return TensorSpec(name, datatype_of(array.dtype).name, (-1, *array.shape[1:]))
+    kind = "datetime" if array.dtype.kind == "M" else "tensor"
+    return TensorSpec(name, datatype_of(array.dtype).name, (-1, *array.shape[1:]), kind)
 
 
 def _arrays(result: Any) -> list[Array]:

@@ -13,7 +13,18 @@ from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
 from ..devices.cpu import dense
-from .base import Adapter, Array, Artifact, LoadError, Tensors, loading, stack_columns
+from .base import (
+    NO_PARAMS,
+    Adapter,
+    Array,
+    Artifact,
+    LoadError,
+    Params,
+    Tensors,
+    all_required,
+    loading,
+    stack_columns,
+)
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -49,7 +60,10 @@ class OnnxAdapter(Adapter):
         if not graph_inputs:
             raise LoadError("the graph has no inputs")
         graph_outputs = [node.name for node in self._session.get_outputs()]
-        self._signature = artifact.signature or _graph_signature(self._session, graph_inputs)
+        # A session does without no input.
+        self._signature = all_required(
+            artifact.signature or _graph_signature(self._session, graph_inputs)
+        )
         inputs = self._signature.inputs
         self._is_table = len(graph_inputs) == 1 and all(spec.is_column for spec in inputs)
         self._targets = {} if self._is_table else _matched(inputs, graph_inputs)
@@ -72,7 +86,7 @@ class OnnxAdapter(Adapter):
             for name, array in tensors.items()
         }
 
-    def launch(self, staged: Tensors) -> list[Any]:
+    def launch(self, staged: Tensors, params: Params = NO_PARAMS) -> list[Any]:
         """Run the graph."""
         results: list[Any] = self._session.run(self._asked, staged)
         return results

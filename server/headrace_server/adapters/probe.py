@@ -47,7 +47,7 @@ class Probe:
 
 
 def probe(adapter: Adapter, example: Tensors | None = None) -> Probe:
-    """Run *adapter* on one row and on two equal rows, of *example* or else made up.
+    """Run *adapter* on one row and on two, of *example* or else made up.
 
     Raises:
         LoadError: The model fails on its own input example, or returns what no datatype carries.
@@ -64,16 +64,18 @@ def _look(
     adapter: Adapter, signature: Signature | None, example: Tensors | None
 ) -> tuple[bool, bool, str, tuple[TensorSpec, ...]]:
     """Whether *adapter* splits, whether it batches, why so, and its outputs."""
+    has_inputs = signature is not None and bool(signature.inputs)
     if example is not None:
         row, answer = _run_example(adapter, signature, example)
-    elif signature is None:
+    elif signature is None or not has_inputs:
         return False, False, "not run: the model has neither a signature nor an input example", ()
     else:
         try:
             row, answer = _run_synthetic(adapter, signature)
         except Exception as error:  # noqa: BLE001 - made-up rows need not suit a model.
             why = f"not known: the model fails on a made-up row ({cause(error)})"
-            return signature.is_batchable, signature.is_batchable, why, ()
+            is_presumed = signature.is_batchable and adapter.is_presumed_batchable
+            return is_presumed, is_presumed, why, ()
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
     outputs = _seen(answer, _rows(row), is_inner_free)
     if signature is not None and not signature.is_batchable:
@@ -81,11 +83,15 @@ def _look(
     if _rows(row) != 1:
         return False, False, "the model runs its input example, but not one row of it", outputs
     try:
-        answer_to_two = adapter.predict(example_rows(row, signature, 2))
+        answer_to_two = adapter.predict(
+            example_rows(row if example is None else example, signature, 2)
+        )
     except Exception as error:  # noqa: BLE001 - a model frozen at one row may raise anything.
         has_rows = all(array.shape[:1] == (1,) for array in answer.values())
         return has_rows, False, f"the model runs 1 row but not 2 ({cause(error)})", outputs
     batchable, why = _compare(answer, answer_to_two)
+    if batchable and (mixing := _differing(answer, answer_to_two)):
+        batchable, why = _judge_difference(adapter, row, answer, mixing)
     return batchable, batchable, why, outputs
 
 
@@ -130,13 +136,27 @@ def _compare(one: Tensors, two: Tensors) -> tuple[bool, str]:
                 return False, f"output {name!r} has shape {shape} for {rows} row(s)"
     if one.keys() != two.keys():
         return False, f"1 row gives the outputs {list(one)}, 2 rows {list(two)}"
-    differing = [name for name in one if not _is_close(one[name][:1], two[name][:1])]
-    if differing:
-        return (
-            True,
-            f"output {differing[0]!r} of a row differs beside another row: not deterministic?",
-        )
     return True, "the model ran 1 and 2 rows"
+
+
+def _differing(one: Tensors, two: Tensors) -> str:
+    """An output that is another for a row alone than for that row beside a second; or nothing."""
+    return next((name for name in one if not _is_close(one[name][:1], two[name][:1])), "")
+
+
+def _judge_difference(
+    adapter: Adapter, row: Tensors, answer: Tensors, name: str
+) -> tuple[bool, str]:
+    """Whether a model batches whose *answer* to *row* differs beside another row in output *name*.
+
+    A framework's model does: its own computing differs a little. Anyone's code does where it also
+    differs from one time to the next: that is chance, not the other row.
+    """
+    if adapter.is_presumed_batchable:
+        return True, f"output {name!r} of a row differs beside another row: not deterministic?"
+    if _differing(answer, adapter.predict(row)):
+        return True, f"output {name!r} of a row differs each time: not deterministic"
+    return False, f"output {name!r} of a row depends on the row beside it"
 
 
 def _is_close(one: Array, other: Array) -> bool:

@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from headrace.datatypes import BYTES, DATATYPES
+from headrace.signature import Signature
 
 from ..devices import Device
 from .base import (
+    NO_PARAMS,
     Adapter,
     Artifact,
     LoadError,
+    Params,
     Tensors,
+    all_required,
     is_unpickling_allowed,
     loading,
     name_outputs,
@@ -34,6 +38,7 @@ class PytorchAdapter(Adapter):
     """A torch module in inference mode on its device."""
 
     is_accelerated = True
+    takes_params = True
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         super().__init__(artifact, device)
@@ -55,24 +60,33 @@ class PytorchAdapter(Adapter):
         self._is_table = bool(inputs) and all(spec.is_column for spec in inputs)
         self._parameters = _parameters(getattr(module, artifact.method or "forward", None))
 
+    @property
+    def signature(self) -> Signature | None:
+        """The artifact's; no module does without an input."""
+        signature = self.artifact.signature
+        return None if signature is None else all_required(signature)
+
     def stage(self, tensors: Tensors) -> dict[str, Any]:
         """Tensors on the device, by input name; one unnamed matrix for a table of columns."""
         if self._is_table:
             return {"": self.device.stage(stack_columns(list(tensors.values()), np.float32))}
         return {name: self.device.stage(array) for name, array in tensors.items()}
 
-    def launch(self, staged: dict[str, Any]) -> Any:
-        """Call the module; on an asynchronous device the result may not be there yet."""
+    def launch(self, staged: dict[str, Any], params: Params = NO_PARAMS) -> Any:
+        """Call the module, with *params* as keyword arguments, as MLflow's own wrapper does.
+
+        On an asynchronous device the result may not be there yet.
+        """
         import torch
 
         with torch.inference_mode():
             leading = self._parameters[: len(staged)]
             if staged.keys() == set(leading):
                 # By position even so: an exported program takes only the call it was traced with.
-                return self._call(*(staged[name] for name in leading))
+                return self._call(*(staged[name] for name in leading), **params)
             if staged.keys() <= set(self._parameters):
-                return self._call(**staged)
-            return self._call(*staged.values())
+                return self._call(**staged, **params)
+            return self._call(*staged.values(), **params)
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""

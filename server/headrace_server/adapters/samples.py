@@ -5,6 +5,7 @@ They come from the model's input example where it has one, else are made up from
 
 import numpy as np
 
+from headrace.cells import sample_cell
 from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature, TensorSpec
 
@@ -30,7 +31,7 @@ def example_rows(example: Tensors, signature: Signature | None, rows: int) -> Te
 
 
 def synthetic_rows(signature: Signature, rows: int, inner: int = 1) -> Tensors:
-    """*rows* rows of zeros, empty strings or empty bytes.
+    """*rows* rows of zeros, empty strings or empty bytes, and JSON of these.
 
     Args:
         signature: What the rows must fit; where it fixes the number of rows, that number holds.
@@ -55,6 +56,8 @@ def _zeros(spec: TensorSpec, rows: int, inner: int) -> Array:
     first = tuple(rows if size == -1 else size for size in spec.shape[:1])
     further = tuple(inner if size == -1 else size for size in spec.shape[1:])
     shape = first + further
+    if spec.kind == "json":
+        return np.full(shape, sample_cell(spec), object)
     if DATATYPES[spec.datatype] is BYTES:
         return np.full(shape, b"" if spec.kind == "binary" else "", object)
     return np.zeros(shape, DATATYPES[spec.datatype].dtype)

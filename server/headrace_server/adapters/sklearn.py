@@ -18,10 +18,12 @@ from headrace.signature import Signature, TensorSpec
 from ..devices import Device
 from ..devices.cpu import CpuDevice
 from .base import (
+    NO_PARAMS,
     Adapter,
     Array,
     Artifact,
     LoadError,
+    Params,
     Tensors,
     is_unpickling_allowed,
     loading,
@@ -29,6 +31,7 @@ from .base import (
     stack_columns,
 )
 from .samples import example_rows, synthetic_rows
+from .tables import frame_of, with_nulls
 
 # How many rows the forms of input are compared with.
 SAMPLE_ROWS = 4
@@ -64,10 +67,17 @@ class SklearnAdapter(Adapter):
         return self._signature
 
     def stage(self, tensors: Tensors) -> Any:
-        """The matrix, DataFrame or single array that the model takes."""
+        """The matrix, DataFrame or single array that the model takes.
+
+        An estimator wants every column it was fitted with: one that was left out is one of nulls,
+        where MLflow's pyfunc would let the estimator fail.
+        """
+        specs = self._signature.inputs if self._signature is not None else ()
+        if len(tensors) < len(specs):
+            return self._frame(with_nulls(tensors, specs), specs)
         return self._form(tensors)
 
-    def launch(self, staged: Any) -> Any:
+    def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Call the method."""
         return self._method(staged)
 
@@ -131,14 +141,7 @@ class SklearnAdapter(Adapter):
             return None
 
     def _frame(self, tensors: Tensors, specs: tuple[TensorSpec, ...]) -> Any:
-        moments = {spec.name for spec in specs if spec.kind == "datetime"}
-        return self._frame_type(
-            {
-                name: column.astype("datetime64[ns]") if name in moments else column
-                for name, column in tensors.items()
-            },
-            copy=False,
-        )
+        return frame_of(tensors, specs)
 
     def _as_given(self, tensors: Tensors) -> Any:
         """The argument where nothing is known of the inputs: by name if the model has names."""

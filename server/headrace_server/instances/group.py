@@ -206,6 +206,7 @@ class InstanceGroup:
             batch.key.outputs,
             slot.outputs.offset,
             slot.outputs.nbytes,
+            batch.key.parameters,
         )
         flight = _Flight(self, batch, slot, on_outcome)
         worker.run(run, slot.instance.loaded, slot.loads, flight)

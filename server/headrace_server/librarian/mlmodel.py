@@ -81,9 +81,16 @@ def describe(model: Model, source: str) -> Description:
         raise LoadFailed(f"the MLmodel file of {source} names no flavor")
     flavor, config = next(iter(flavors.items()), ("pyfunc", pyfunc))
     try:
-        signature = signature_of(model.signature)
+        signature = signature_of(
+            model.signature,
+            # The model's own type hints decide then, and may allow more than their schema says.
+            has_schemas=not model._is_signature_from_type_hint(),  # noqa: SLF001 - nothing public.
+        )
     except ValueError as error:
         raise LoadFailed(f"the signature of {source} cannot be served: {error}") from error
+    if signature is not None and not signature.inputs and flavor != "pyfunc":
+        # Other flavors know their inputs themselves.
+        signature = None
     return Description(
         flavor=flavor,
         config=config,
@@ -94,26 +101,35 @@ def describe(model: Model, source: str) -> Description:
     )
 
 
-def signature_of(given: ModelSignature | None) -> Signature | None:
-    """Our signature for MLflow's; None where that says nothing of inputs.
+def signature_of(given: ModelSignature | None, *, has_schemas: bool = True) -> Signature | None:
+    """Our signature for MLflow's; None where that says nothing of inputs and parameters.
+
+    Args:
+        given: MLflow's.
+        has_schemas: Whether arrays, objects and maps must be of the types that it gives them.
 
     Raises:
         ValueError: A tensor has a numpy type that no datatype carries.
     """
-    if given is None or given.inputs is None:
+    if given is None or (given.inputs is None and given.params is None):
         return None
     return Signature(
-        inputs=_specs(given.inputs, "input"),
+        inputs=()
+        if given.inputs is None
+        else _specs(given.inputs, "input", has_schemas=has_schemas),
         outputs=() if given.outputs is None else _specs(given.outputs, "output"),
         params=() if given.params is None else _params(given.params),
     )
 
 
-def _specs(schema: Schema, prefix: str) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(item, f"{prefix}-{index}") for index, item in enumerate(schema.inputs))
+def _specs(schema: Schema, prefix: str, *, has_schemas: bool = True) -> tuple[TensorSpec, ...]:
+    return tuple(
+        _spec(item, f"{prefix}-{index}", has_schemas=has_schemas)
+        for index, item in enumerate(schema.inputs)
+    )
 
 
-def _spec(item: Any, fallback: str) -> TensorSpec:
+def _spec(item: Any, fallback: str, *, has_schemas: bool) -> TensorSpec:
     name = fallback if item.name in (None, "") else str(item.name)
     if isinstance(item, MlflowTensorSpec):
         shape = tuple(int(size) for size in item.shape)
@@ -121,7 +137,8 @@ def _spec(item: Any, fallback: str) -> TensorSpec:
     # Arrays, objects and maps differ from row to row: each cell travels as JSON.
     kind = item.type.name if isinstance(item.type, DataType) else "json"
     datatype = _COLUMNS.get(kind, BYTES.name)
-    return TensorSpec(name, datatype, (-1,), kind, optional=not item.required)
+    schema = json.dumps(item.type.to_dict()) if kind == "json" and has_schemas else ""
+    return TensorSpec(name, datatype, (-1,), kind, optional=not item.required, schema=schema)
 
 
 def _params(schema: ParamSchema) -> tuple[ParamSpec, ...]:

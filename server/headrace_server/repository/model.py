@@ -14,6 +14,8 @@ from ..types import BatchKey, InputLayout
 
 # Batch keys remembered per version; a caller that sends ever new shapes must not fill the memory.
 _KEYS_MAX = 4096
+# Bytes of parameters in them.
+_KEYS_BYTES_MAX = 16 * 1024 * 1024
 
 
 class State(enum.Enum):
@@ -71,6 +73,7 @@ class ModelVersion:
     group: InstanceGroup | None = None
     _scheduler: Scheduler[Slot] | None = None
     _keys: dict[object, BatchKey] = field(default_factory=dict)
+    _keys_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -127,17 +130,25 @@ class ModelVersion:
         self.group = None
 
     def batch_key(
-        self, inputs: tuple[InputLayout, ...], outputs: tuple[str, ...], *, is_scalar: bool
+        self,
+        inputs: tuple[InputLayout, ...],
+        outputs: tuple[str, ...],
+        *,
+        is_scalar: bool,
+        parameters: bytes = b"",
     ) -> BatchKey:
         """The one key object for these values, so that keys compare by identity."""
-        value = (inputs, outputs, is_scalar)
+        value = (inputs, outputs, is_scalar, parameters)
         with self._lock:
             key = self._keys.get(value)
             if key is None:
-                if len(self._keys) >= _KEYS_MAX:
+                self._keys_bytes += len(parameters)
+                if len(self._keys) >= _KEYS_MAX or self._keys_bytes > _KEYS_BYTES_MAX:
                     self._keys.clear()
+                    self._keys_bytes = len(parameters)
                 model = (self.name, self.version)
-                key = self._keys[value] = BatchKey(inputs, outputs, is_scalar, model)
+                key = BatchKey(inputs, outputs, is_scalar, model, parameters)
+                self._keys[value] = key
             return key
 
     def _why_not(self) -> HeadraceError:

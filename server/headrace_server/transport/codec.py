@@ -25,7 +25,9 @@ from headrace.wire import Fields, WireError, split, varint
 from ..errors import InvalidRequest
 from ..service import Ask, Service
 from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
+from .columns import check_column
 from .contents import typed_bytes
+from .parameters import model_parameters, refuse_parameters, timeout_s
 
 _MALFORMED = "the message is not a ModelInferRequest"
 
@@ -44,11 +46,6 @@ _TAG_VERSION = 0x12
 _TAG_ID = 0x1A
 _TAG_RAW_INPUT = 0x3A
 _TAG_RAW_OUTPUT = b"\x32"
-
-# tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
-_TOLERATED = frozenset(
-    {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
-)
 
 
 class _Layout:
@@ -206,7 +203,7 @@ class Decoder:
             raise InvalidRequest(_MALFORMED) from error
         typed: list[Buffer] | None = None
         for tensor in message.inputs:
-            _refuse_parameters(tensor.parameters, f"input {tensor.name!r}", {})
+            refuse_parameters(tensor.parameters, f"input {tensor.name!r}")
             if tensor.HasField("contents"):
                 if fields.raws:
                     raise InvalidRequest(
@@ -221,8 +218,7 @@ class Decoder:
                 f"got {len(fields.raws)}"
             )
         for output in message.outputs:
-            _refuse_parameters(output.parameters, f"output {output.name!r}", {})
-        _refuse_parameters(message.parameters, "request", {"timeout"})
+            refuse_parameters(output.parameters, f"output {output.name!r}")
         plan = self._service.plan(
             Ask(
                 model=message.model_name,
@@ -232,7 +228,8 @@ class Decoder:
                     for tensor in message.inputs
                 ),
                 outputs=tuple(output.name for output in message.outputs),
-                timeout_s=_timeout_s(message),
+                timeout_s=timeout_s(message),
+                parameters=model_parameters(message),
             )
         )
         return plan, typed
@@ -368,9 +365,12 @@ def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
                 )
             continue
         try:
-            element_offsets(data, plan.element_counts[index])
+            offsets = element_offsets(data, plan.element_counts[index])
         except TensorError as error:
             raise InvalidRequest(f"{_input_name(plan, index)}: {error}") from None
+        column = plan.key.inputs[plan.order.index(index)].column
+        if column is not None:
+            check_column(column, data, offsets)
 
 
 def _check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
@@ -397,20 +397,3 @@ def _check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
 
 def _input_name(plan: Plan, index: int) -> str:
     return f"input {plan.key.inputs[plan.order.index(index)].name!r}"
-
-
-def _refuse_parameters(parameters: object, where: str, known: set[str] | dict[str, str]) -> None:
-    unknown = sorted(set(parameters) - set(known) - _TOLERATED)  # type: ignore[call-overload]
-    if unknown:
-        expected = f"known are {sorted(known)}" if known else "none is known here"
-        raise InvalidRequest(f"{where}: unknown parameter {unknown[0]!r}, {expected}")
-
-
-def _timeout_s(message: ModelInferRequest) -> float:
-    if "timeout" not in message.parameters:
-        return math.inf
-    value = message.parameters["timeout"]
-    microseconds = value.int64_param or value.uint64_param
-    if microseconds <= 0:
-        raise InvalidRequest("parameter 'timeout': expected microseconds above 0 as int64")
-    return microseconds / 1e6

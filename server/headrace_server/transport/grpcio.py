@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from headrace.oip import open_inference_pb2
-from headrace.signature import TensorSpec
 
 from .. import VERSION
 from ..errors import HeadraceError, InvalidRequest
@@ -28,6 +27,7 @@ from .codec import Encoder
 from .guard import Guard
 from .health import Health
 from .intake import Intake
+from .metadata import metadata_of
 from .reflection import INFERENCE, reflection_servicer
 from .requestlog import RequestLog
 from .security import TokenInterceptor
@@ -245,7 +245,7 @@ class InferenceServicer:
             model.scheduler  # noqa: B018 - raises why there is nothing to tell.
         except HeadraceError as error:
             await context.abort(status_of(error), error.message)
-        return _metadata(model)
+        return metadata_of(model)
 
     async def RepositoryIndex(  # noqa: N802
         self, request: open_inference_pb2.RepositoryIndexRequest, context: Context
@@ -356,23 +356,3 @@ def _index(
         entry.parameters["workers"].string_param = ",".join(workers)
     if model.queue is not None:
         entry.parameters["rows"].int64_param = model.queue.instrument.rows
-
-
-def _metadata(model: ModelVersion) -> open_inference_pb2.ModelMetadataResponse:
-    response = open_inference_pb2.ModelMetadataResponse(
-        name=model.name, versions=[model.version], platform=f"mlflow_{model.flavor}"
-    )
-    if model.signature is not None:
-        for spec in model.signature.inputs:
-            _describe(response.inputs.add(), spec)
-        for spec in model.signature.outputs:
-            _describe(response.outputs.add(), spec)
-    return response
-
-
-def _describe(
-    tensor: open_inference_pb2.ModelMetadataResponse.TensorMetadata, spec: TensorSpec
-) -> None:
-    tensor.name = spec.name
-    tensor.datatype = spec.datatype
-    tensor.shape.extend(spec.shape)

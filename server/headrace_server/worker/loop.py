@@ -6,6 +6,7 @@ an asynchronous device the next batch is staged and launched before the last one
 
 import contextlib
 import gc
+import json
 import os
 import queue
 import re
@@ -26,7 +27,7 @@ import numpy as np
 from headrace.signature import Signature
 
 from ..adapters import Artifact, LoadError, adapter_of
-from ..adapters.base import Adapter, Tensors
+from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.probe import probe
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
@@ -135,7 +136,9 @@ class InstanceThread:
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        adapter_type = adapter_of(spec["flavor"])
+        adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
+        if artifact.signature is not None and artifact.signature.params:
+            _warn_of_params(spec["name"], adapter_type)
         adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
         found = probe(adapter, example)
         self._signature = found.signature
@@ -182,7 +185,7 @@ class InstanceThread:
         try:
             staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
             staged_ns = time.monotonic_ns()
-            result = adapter.launch(staged)
+            result = adapter.launch(staged, _params(run))
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, error)
             return None
@@ -259,6 +262,16 @@ def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     except DeviceUnavailable as error:
         log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
+
+
+def _params(run: RunFrame) -> Params:
+    return json.loads(run.parameters) if run.parameters else NO_PARAMS
+
+
+def _warn_of_params(model: str, adapter_type: type[Adapter]) -> None:
+    if not adapter_type.takes_params:
+        why = "MLflow gives models of this flavor none either"
+        log("warning", "params_ignored", model=model, why=why)
 
 
 def _text_of(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,14 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_no_reason_to_use_the_cpu(
 
     with pytest.raises(LoadError, match=r"CUDA provider on cuda:0$|^the model does not load"):
         open_graph(added(), device=device)
+
+
+def test_no_input_of_a_graph_is_optional() -> None:
+    artifact = models.model("onnx_columns").artifact
+    assert artifact.signature is not None
+    inputs = tuple(replace(spec, optional=True) for spec in artifact.signature.inputs)
+    loose = replace(artifact, signature=replace(artifact.signature, inputs=inputs))
+
+    signature = OnnxAdapter(loose, open_device("cpu")).signature
+
+    assert not any(spec.optional for spec in signature.inputs)

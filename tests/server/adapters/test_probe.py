@@ -9,6 +9,7 @@ import pytest
 
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Adapter, Artifact, LoadError
+from headrace_server.adapters.base import NO_PARAMS, Params
 from headrace_server.adapters.probe import probe
 from headrace_server.devices import open_device
 from models import Tensors
@@ -25,7 +26,7 @@ class FunctionAdapter(Adapter):
         self.function = function
         self.calls: list[int] = []
 
-    def launch(self, staged: Tensors) -> Any:
+    def launch(self, staged: Tensors, params: Params = NO_PARAMS) -> Any:
         self.calls.append(len(staged["x"]) if staged["x"].ndim else 1)
         return self.function(staged)
 

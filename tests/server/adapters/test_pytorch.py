@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import models
-from headrace.signature import Signature, TensorSpec
+from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace_server.adapters import Artifact, LoadError
 from headrace_server.adapters.base import Array
 from headrace_server.adapters.pytorch import PytorchAdapter
@@ -159,6 +159,31 @@ def test_inputs_find_their_parameters_by_name_else_by_position(
     rows: models.Tensors = {name: np.array([values.get(name, 3.0)], np.float32) for name in names}
 
     assert open_module(Keywords(), signature).predict(rows)["output-0"].tolist() == expected
+
+
+def test_parameters_are_keyword_arguments_as_with_mlflow(open_module: Opener) -> None:
+    params = (ParamSpec("scale", "double", 2.0),)
+    adapter = open_module(Keywords(), Signature(MATRIX.inputs, params=params))
+
+    assert adapter.takes_params
+    assert adapter.predict(ROWS)["output-0"].tolist() == [[2.0, 4.0], [6.0, 8.0]]
+    (answer,) = adapter.predict(ROWS, {"scale": 3.0}).values()
+    assert answer.tolist() == [[3.0, 6.0], [9.0, 12.0]]
+
+
+def test_no_input_of_a_module_is_optional(open_module: Opener) -> None:
+    """MLflow says so of columns; the module's call would fail without one."""
+    given = Signature(
+        (
+            TensorSpec("a", "FP64", (-1,), "double"),
+            TensorSpec("b", "FP64", (-1,), "double", optional=True),
+        )
+    )
+
+    signature = open_module(Shaped("tensor"), given).signature
+
+    assert signature is not None
+    assert [spec.optional for spec in signature.inputs] == [False, False]
 
 
 def test_without_a_signature_tensors_go_in_as_they_came(open_module: Opener) -> None:

@@ -13,7 +13,9 @@ import threadpoolctl  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import models
@@ -70,6 +72,10 @@ class Echo(BaseEstimator):  # type: ignore[misc]
                 return np.full(len(given), type(given).__name__)
             case "dtype":
                 return np.full(len(given), str(np.asarray(given).dtype))
+            case "nulls":
+                return np.full(len(given), f"{given['b'].dtype} {given['b'].isna().all()}")
+            case "lengths":
+                return given["path"].map(lambda path: len(path or "")).to_numpy()
             case "hour":
                 return given["at"].dt.hour.to_numpy()
             case "picky":
@@ -158,6 +164,66 @@ def test_a_datetime_column_reaches_the_model_as_moments(open_estimator: Opener) 
     moments = np.array(["2024-05-01T07:30", "2024-05-01T23:00"], "datetime64[ns]")
 
     assert adapter.predict({"at": moments.view("int64")})["output-0"].tolist() == [7, 23]
+
+
+def test_a_column_that_was_left_out_is_one_of_nulls(open_estimator: Opener) -> None:
+    """MLflow's pyfunc would leave it out, and the estimator fail."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, np.nan, 4.0], "b": [np.nan, 20.0, 30.0, 40.0]})
+    model = make_pipeline(SimpleImputer(), LinearRegression()).fit(frame, [1, 2, 3, 4])
+    specs = (
+        TensorSpec("a", "FP64", (-1,), "double"),
+        TensorSpec("b", "FP64", (-1,), "double", optional=True),
+    )
+    adapter = open_estimator(model, Signature(specs))
+    rows = np.array([1.0, 5.0])
+
+    (answer,) = adapter.predict({"a": rows}).values()
+
+    expected = model.predict(pd.DataFrame({"a": rows, "b": [np.nan, np.nan]}))
+    assert answer.tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_null_text_is_the_null_that_pandas_trained_with(open_estimator: Opener) -> None:
+    frame = pd.DataFrame({"size": [1.0, 2.0, 3.0], "city": ["Oslo", "Lima", None]})
+    columns_of = ColumnTransformer(
+        [("city", OneHotEncoder(sparse_output=False), ["city"]), ("size", "passthrough", ["size"])]
+    )
+    specs = (
+        TensorSpec("size", "FP64", (-1,), "double"),
+        TensorSpec("city", "BYTES", (-1,), "string", optional=True),
+    )
+    adapter = open_estimator(columns_of.fit(frame), Signature(specs))
+
+    (answer,) = adapter.predict({"size": np.array([9.0])}).values()
+
+    # Of the three categories Lima, Oslo and null it is the last.
+    assert answer.tolist() == [[0.0, 0.0, 1.0, 9.0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (TensorSpec("b", "INT64", (-1,), "datetime", optional=True), "datetime64[ns] True"),
+        (TensorSpec("b", "INT64", (-1,), "long", optional=True), "float64 True"),
+        (TensorSpec("b", "BYTES", (-1,), "binary", optional=True), "object True"),
+        (TensorSpec("b", "BYTES", (-1,), "json", optional=True), "object True"),
+    ],
+)
+def test_every_kind_has_its_null(open_estimator: Opener, spec: TensorSpec, told: str) -> None:
+    signature = Signature((TensorSpec("a", "FP64", (-1,), "double"), spec))
+
+    (answer,) = open_estimator(Echo("nulls"), signature).predict({"a": np.array([1.0])}).values()
+
+    assert answer.tolist() == [told]
+
+
+def test_json_columns_reach_the_estimator_as_python_objects(open_estimator: Opener) -> None:
+    """As MLflow hands them over."""
+    path = TensorSpec("path", "BYTES", (-1,), "json")
+    adapter = open_estimator(Echo("lengths"), Signature((path, A_B.inputs[0])))
+    rows = {"path": np.array(["[1, 2]", "[]"], object), "a": np.zeros(2)}
+
+    assert adapter.predict(rows)["output-0"].tolist() == [2, 0]
 
 
 def test_a_sparse_answer_comes_back_dense(open_estimator: Opener) -> None:

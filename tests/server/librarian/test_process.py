@@ -133,6 +133,7 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
         "shape": [-1],
         "kind": "double",
         "optional": False,
+        "schema": "",
     }
     assert list(librarian.reports(librarian.ask("fetch", source=source))) == [answer]
 

@@ -431,35 +431,55 @@ def test_a_model_without_python_function_has_an_empty_entry() -> None:
     assert described.signature is None
 
 
+KEYED = Object([Property("key", DataType.string)])
 COLUMNS = [
-    (DataType.boolean, "BOOL", "boolean"),
-    (DataType.integer, "INT32", "integer"),
-    (DataType.long, "INT64", "long"),
-    (DataType.float, "FP32", "float"),
-    (DataType.double, "FP64", "double"),
-    (DataType.string, "BYTES", "string"),
-    (DataType.binary, "BYTES", "binary"),
-    (DataType.datetime, "INT64", "datetime"),
-    (Array(DataType.double), "BYTES", "json"),
-    (Object([Property("key", DataType.string)]), "BYTES", "json"),
-    (Map(DataType.string), "BYTES", "json"),
-    (AnyType(), "BYTES", "json"),
+    (DataType.boolean, "BOOL", "boolean", ""),
+    (DataType.integer, "INT32", "integer", ""),
+    (DataType.long, "INT64", "long", ""),
+    (DataType.float, "FP32", "float", ""),
+    (DataType.double, "FP64", "double", ""),
+    (DataType.string, "BYTES", "string", ""),
+    (DataType.binary, "BYTES", "binary", ""),
+    (DataType.datetime, "INT64", "datetime", ""),
+    (Array(DataType.double), "BYTES", "json", '{"type": "array", "items": {"type": "double"}}'),
+    (KEYED, "BYTES", "json", json.dumps(KEYED.to_dict())),
+    (Map(DataType.string), "BYTES", "json", '{"type": "map", "values": {"type": "string"}}'),
+    (AnyType(), "BYTES", "json", '{"type": "any"}'),
 ]
 
 
-@pytest.mark.parametrize(("given", "datatype", "kind"), COLUMNS)
-def test_a_column_becomes_one_input_of_its_type(given: Any, datatype: str, kind: str) -> None:
-    schema = Schema([ColSpec(given, "x"), ColSpec(given, "y", required=False)])
-    assert signature_of(ModelSignature(schema, schema)) == Signature(
-        inputs=(
-            TensorSpec("x", datatype, (-1,), kind),
-            TensorSpec("y", datatype, (-1,), kind, optional=True),
-        ),
-        outputs=(
-            TensorSpec("x", datatype, (-1,), kind),
-            TensorSpec("y", datatype, (-1,), kind, optional=True),
-        ),
+@pytest.mark.parametrize(("given", "datatype", "kind", "schema"), COLUMNS)
+def test_a_column_becomes_one_input_of_its_type(
+    given: Any, datatype: str, kind: str, schema: str
+) -> None:
+    columns = Schema([ColSpec(given, "x"), ColSpec(given, "y", required=False)])
+    expected = (
+        TensorSpec("x", datatype, (-1,), kind, schema=schema),
+        TensorSpec("y", datatype, (-1,), kind, optional=True, schema=schema),
     )
+    assert signature_of(ModelSignature(columns, columns)) == Signature(expected, expected)
+
+
+def test_type_hints_decide_themselves_what_an_object_must_be() -> None:
+    """Their schema asks for every field, where pydantic has defaults."""
+    signature = ModelSignature(Schema([ColSpec(KEYED)]))
+    model = Model(flavors={"python_function": {}}, signature=signature)
+    assert describe(model, "it").signature == Signature(
+        (TensorSpec("input-0", "BYTES", (-1,), "json", schema=json.dumps(KEYED.to_dict())),)
+    )
+
+    model._is_signature_from_type_hint = lambda: True
+    assert describe(model, "it").signature == Signature(
+        (TensorSpec("input-0", "BYTES", (-1,), "json"),)
+    )
+
+
+def test_parameters_without_inputs_are_kept_for_custom_models_alone() -> None:
+    signature = ModelSignature(params=ParamSchema([MlflowParam("scale", "double", 1.0)]))
+    custom = describe(Model(flavors={"python_function": {}}, signature=signature), "it")
+    assert custom.signature == Signature((), params=(ParamSpec("scale", "double", 1.0),))
+    native = describe(Model(flavors={"sklearn": {}}, signature=signature), "it")
+    assert native.signature is None
 
 
 @pytest.mark.parametrize(

@@ -718,7 +718,7 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     message = Message((tensor("x", "FP32", (1,)),), outputs=("y",)).proto()
     message.parameters["priority"].int64_param = 1
     assert Bench().refusal(message.SerializeToString()) == (
-        "request: unknown parameter 'priority', known are ['timeout']"
+        "model 'any': unknown parameter 'priority': expected one of ['timeout']"
     )
 
     del message.parameters["priority"]

@@ -1,0 +1,146 @@
+"""Values that travel as JSON, against the types that an MLflow signature gives them."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.cells import CellError, read_cell, sample_cell
+from headrace.signature import TensorSpec
+
+DOUBLE = {"type": "double"}
+OWNER = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "long", "required": True},
+        "tags": {"type": "array", "items": {"type": "string"}, "required": False},
+    },
+}
+
+
+def column(schema: dict[str, Any] | None, *, optional: bool = False) -> TensorSpec:
+    text = "" if schema is None else json.dumps(schema)
+    return TensorSpec("x", "BYTES", (-1,), "json", optional, text)
+
+
+def array_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "expected"),
+    [
+        (array_of(DOUBLE), "[1, 2.5]", [1.0, 2.5]),
+        (array_of(DOUBLE), "[]", []),
+        (array_of(array_of({"type": "integer"})), "[[1], []]", [[1], []]),
+        (OWNER, '{"id": 3}', {"id": 3}),
+        (OWNER, '{"id": 3, "tags": ["a"]}', {"id": 3, "tags": ["a"]}),
+        (OWNER, '{"id": 3, "tags": null}', {"id": 3, "tags": None}),
+        ({"type": "map", "values": {"type": "boolean"}}, '{"a": true}', {"a": True}),
+        ({"type": "any"}, '{"a": [null, 1]}', {"a": [None, 1]}),
+        ({"type": "any"}, "null", None),
+        ({"type": "sparse_vector"}, "[1]", [1]),
+        (None, '{"free": 1}', {"free": 1}),
+        (array_of({"type": "string"}), '["Łódź"]', ["Łódź"]),
+    ],
+)
+def test_values_of_the_columns_type_are_read(
+    schema: dict[str, Any] | None, text: str, expected: Any
+) -> None:
+    assert read_cell(text.encode(), column(schema)) == expected
+    assert read_cell(text, column(schema)) == expected
+
+
+def test_an_integer_where_a_float_is_wanted_is_a_float() -> None:
+    (value,) = read_cell("[1]", column(array_of({"type": "float"})))
+
+    assert isinstance(value, float)
+
+
+def test_instants_within_a_value_become_what_the_reader_asks_for() -> None:
+    found = read_cell(
+        '["2024-05-06T07:08:09"]', column(array_of({"type": "datetime"})), datetime.fromisoformat
+    )
+
+    assert found == [datetime.fromisoformat("2024-05-06T07:08:09")]
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "why"),
+    [
+        (array_of(DOUBLE), b"[1,", "expected JSON, got text that is none at character 3"),
+        (array_of(DOUBLE), b"\xff", "expected JSON, got bytes that are not UTF-8"),
+        (array_of(DOUBLE), b"", "expected JSON, got text that is none at character 0"),
+        (None, b"[" * 100_000, "expected JSON, got text that is none"),
+        (None, b"1" * 5000, "expected JSON, got text that is none"),
+        (array_of(DOUBLE), b"1.5", "expected array, got a number"),
+        (array_of(DOUBLE), b'[1, "a"]', "expected double at '[1]', got text"),
+        (array_of(DOUBLE), b"[true]", "expected double at '[0]', got a boolean"),
+        (array_of(DOUBLE), b"[null]", "expected double at '[0]', got null"),
+        (array_of(DOUBLE), b"null", "expected array, got null"),
+        (array_of(DOUBLE), b"[1" + b"0" * 400 + b"]", "expected double at '[0]', got an integer b"),
+        (array_of({"type": "integer"}), b"[2147483648]", "expected integer at '[0]', got an inte"),
+        (array_of({"type": "long"}), b"[1.0]", "expected long at '[0]', got a number"),
+        (array_of({"type": "datetime"}), b'["noon"]', "expected datetime at '[0]' in ISO 8601, "),
+        (OWNER, b"[]", "expected object, got an array"),
+        (OWNER, b"{}", "expected the property 'id', got an object without"),
+        (OWNER, b'{"id": null}', "expected long at '.id', got null"),
+        (OWNER, b'{"id": 1, "x": 2}', "expected the properties ['id', 'tags'], got 'x' too"),
+        (OWNER, b'{"id": 1, "tags": [1]}', "expected string at '.tags[0]', got an integer"),
+        (
+            {"type": "map", "values": DOUBLE},
+            b'{"k": {}}',
+            "expected double at '.k', got an object",
+        ),
+    ],
+)
+def test_other_values_are_refused_with_what_was_expected_and_where(
+    schema: dict[str, Any] | None, text: bytes, why: str
+) -> None:
+    with pytest.raises(CellError) as raised:
+        read_cell(text, column(schema))
+
+    assert str(raised.value).startswith(why)
+
+
+def test_null_is_a_value_of_an_optional_column() -> None:
+    optional = column(array_of(DOUBLE), optional=True)
+
+    assert read_cell("null", optional) is None
+    assert read_cell("[null, 1]", optional) == [None, 1.0]
+
+
+SCALARS = st.sampled_from(
+    [
+        {"type": name}
+        for name in ("boolean", "integer", "long", "float", "double", "string", "datetime")
+    ]
+)
+SCHEMAS = st.recursive(
+    SCALARS | st.just({"type": "any"}),
+    lambda inner: (
+        inner.map(array_of)
+        | inner.map(lambda one: {"type": "map", "values": one})
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3).map(
+            lambda found: {
+                "type": "object",
+                "properties": {name: {**kind, "required": True} for name, kind in found.items()},
+            }
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(SCHEMAS)
+def test_made_up_values_are_of_their_type(schema: dict[str, Any]) -> None:
+    spec = column(schema)
+
+    assert read_cell(sample_cell(spec), spec) == json.loads(sample_cell(spec))
+
+
+def test_a_made_up_value_of_no_type_is_null() -> None:
+    assert sample_cell(column(None)) == "null"

@@ -1,0 +1,137 @@
+"""How what a Python model returns becomes named tensors."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+
+from headrace.datatypes import datatype_of
+from headrace.signature import Signature, TensorSpec
+from headrace_server.adapters.outputs import named_outputs
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    tags: list[str] = []
+
+
+def declared(*outputs: TensorSpec) -> Signature:
+    return Signature((), outputs)
+
+
+def told(result: Any, signature: Signature | None = None) -> dict[str, tuple[str, Any]]:
+    """Datatype and values of each output."""
+    return {
+        name: (datatype_of(array.dtype).name, array.tolist())
+        for name, array in named_outputs(result, signature).items()
+    }
+
+
+ONE = "output-0"
+TWO_ROWS = pd.DataFrame({"a": [1.5, 2.5], "b": ["x", None]})
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (np.array([1, 2], np.int32), {ONE: ("INT32", [1, 2])}),
+        (np.array([[1.0], [2.0]]), {ONE: ("FP64", [[1.0], [2.0]])}),
+        (np.array([["a", 1], ["b", None]], object), {ONE: ("BYTES", [["a", "1"], ["b", "null"]])}),
+        (np.array(["a", "b"]), {ONE: ("BYTES", ["a", "b"])}),
+        ([1, 2], {ONE: ("INT64", [1, 2])}),
+        ([True, False], {ONE: ("BOOL", [True, False])}),
+        (["a", "b"], {ONE: ("BYTES", ["a", "b"])}),
+        (["a", None], {ONE: ("BYTES", ["a", "null"])}),
+        (["a", 1], {ONE: ("BYTES", ["a", "1"])}),
+        ([b"a\0", b"b"], {ONE: ("BYTES", [b"a\0", b"b"])}),
+        ([[1, 2], [3, 4]], {ONE: ("INT64", [[1, 2], [3, 4]])}),
+        ([[1, 2], [3]], {ONE: ("BYTES", ["[1, 2]", "[3]"])}),
+        ([["a"], ["b"]], {ONE: ("BYTES", ['["a"]', '["b"]'])}),
+        ([{"a": 1}, {"a": [np.int64(2)]}], {ONE: ("BYTES", ['{"a": 1}', '{"a": [2]}'])}),
+        ([Point(x=1)], {ONE: ("BYTES", ['{"x": 1, "tags": []}'])}),
+        ([{"p": Point(x=2)}], {ONE: ("BYTES", ['{"p": {"x": 2, "tags": []}}'])}),
+        (Point(x=1, tags=["t"]), {ONE: ("BYTES", ['{"x": 1, "tags": ["t"]}'])}),
+        ({"a": [1.5], "b": np.array([2])}, {"a": ("FP64", [1.5]), "b": ("INT64", [2])}),
+        ({"a": 1.5, "b": "x"}, {"a": ("FP64", [1.5]), "b": ("BYTES", ["x"])}),
+        ({"a": 1.5, "b": {"c": 1}}, {ONE: ("BYTES", ['{"a": 1.5, "b": {"c": 1}}'])}),
+        ({}, {ONE: ("BYTES", ["{}"])}),
+        ("text", {ONE: ("BYTES", "text")}),
+        (b"raw\0", {ONE: ("BYTES", b"raw\0")}),
+        (2.5, {ONE: ("FP64", 2.5)}),
+        (None, {ONE: ("BYTES", "null")}),
+        ((text for text in ("a", "b")), {ONE: ("BYTES", ["a", "b"])}),
+        ((np.array([1]), np.array([2.0])), {ONE: ("INT64", [1]), "output-1": ("FP64", [2.0])}),
+        ([np.array([1]), np.array([2])], {ONE: ("INT64", [1]), "output-1": ("INT64", [2])}),
+        (TWO_ROWS, {"a": ("FP64", [1.5, 2.5]), "b": ("BYTES", ["x", "null"])}),
+        (pd.DataFrame({"a": [[1], []]}), {"a": ("BYTES", ["[1]", "[]"])}),
+        (pd.DataFrame({0: [1.5]}), {"0": ("FP64", [1.5])}),
+        (pd.DataFrame({"a": [1, 2]}, dtype="Int64"), {"a": ("INT64", [1, 2])}),
+        (pd.DataFrame({"a": ["u", "v"]}, dtype="category"), {"a": ("BYTES", ["u", "v"])}),
+        (pd.Series([1.5], name="s"), {"s": ("FP64", [1.5])}),
+        (pd.Series([1.5]), {ONE: ("FP64", [1.5])}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_results_of_every_form_become_tensors(
+    result: Any, expected: dict[str, tuple[str, Any]]
+) -> None:
+    assert told(result) == expected
+
+
+def test_nullable_numbers_with_nulls_become_nan() -> None:
+    frame = pd.DataFrame({"a": [1, None]}, dtype="Int64")
+
+    (array,) = named_outputs(frame, None).values()
+
+    assert array.dtype == np.float64
+    np.testing.assert_array_equal(array, [1.0, np.nan])
+
+
+def test_instants_of_a_frame_travel_as_nanoseconds() -> None:
+    frame = pd.DataFrame({"at": pd.to_datetime(["2024-01-02"])})
+
+    assert datatype_of(named_outputs(frame, None)["at"].dtype).name == "INT64"
+
+
+COLUMN = TensorSpec("only", "BYTES", (-1,), "string")
+PAIR = declared(TensorSpec("a", "FP64", (-1,), "double"), TensorSpec("b", "BYTES", (-1,), "string"))
+JSON = declared(TensorSpec("only", "BYTES", (-1,), "json"))
+
+
+@pytest.mark.parametrize(
+    ("result", "signature", "expected"),
+    [
+        (["x"], declared(COLUMN), {"only": ("BYTES", ["x"])}),
+        (pd.Series(["x"], name="other"), declared(COLUMN), {"only": ("BYTES", ["x"])}),
+        ([{"a": 1.5, "b": "x"}], PAIR, {"a": ("FP64", [1.5]), "b": ("BYTES", ["x"])}),
+        ([{"b": "x", "a": 1.5}], PAIR, {"a": ("FP64", [1.5]), "b": ("BYTES", ["x"])}),
+        ([{"a": 1.5}], PAIR, {ONE: ("BYTES", ['{"a": 1.5}'])}),
+        ({"a": 1.5, "b": ["x"]}, PAIR, {"a": ("FP64", [1.5]), "b": ("BYTES", ["x"])}),
+        (np.array([[1.5, 2.5]]), PAIR, {"a": ("FP64", [1.5]), "b": ("FP64", [2.5])}),
+        (pd.DataFrame([[1.5, "x"]]), PAIR, {"a": ("FP64", [1.5]), "b": ("BYTES", ["x"])}),
+        (["x", [1]], JSON, {"only": ("BYTES", ['"x"', "[1]"])}),
+        (np.array([1.5]), JSON, {"only": ("BYTES", ["1.5"])}),
+        ([[1.5], [2.5]], JSON, {"only": ("BYTES", ["[1.5]", "[2.5]"])}),
+    ],
+)
+def test_declared_outputs_give_names_and_kinds(
+    result: Any, signature: Signature, expected: dict[str, tuple[str, Any]]
+) -> None:
+    assert told(result, signature) == expected
+
+
+def test_declared_instants_may_be_pythons_own() -> None:
+    signature = declared(TensorSpec("at", "INT64", (-1,), "datetime"))
+
+    (array,) = named_outputs([pd.Timestamp("2024-01-02").to_pydatetime()], signature).values()
+
+    assert array.dtype == np.dtype("datetime64[ns]")
+
+
+def test_a_sparse_matrix_becomes_a_dense_one() -> None:
+    (array,) = named_outputs(csr_matrix([[0, 1], [2, 0]]), None).values()
+
+    assert array.tolist() == [[0, 1], [2, 0]]
