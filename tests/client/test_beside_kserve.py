@@ -67,7 +67,7 @@ np.testing.assert_array_equal(read.get_output_by_name("y").as_numpy(), x)
 """
 
 
-@pytest.fixture(params=IMPORTS.values(), ids=IMPORTS.keys())
+@pytest.fixture(params=IMPORTS.values(), ids=list(IMPORTS))
 def imports(request: pytest.FixtureRequest) -> str:
     return "\n".join(request.param)
 
