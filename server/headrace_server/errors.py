@@ -22,10 +22,17 @@
 the value of the metric's label.
 """
 
+import re
 from typing import ClassVar
 
 # A message travels percent-encoded in an HTTP/2 header: three bytes for each that is not ASCII.
 MESSAGE_BYTES_MAX = 1000
+_PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
+
+
+def without_paths(text: str) -> str:
+    """*text* without absolute paths: they tell a caller of our host, not of their request."""
+    return _PATH.sub("<path>", text)
 
 
 class HeadraceError(Exception):

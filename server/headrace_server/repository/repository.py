@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from ..completions import Completions
-from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound
+from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, without_paths
 from ..instances.pool import WorkerPool
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
@@ -244,7 +244,7 @@ class Repository:
                 return
         except HeadraceError as error:
             if serving is not None:
-                serving.reason = f"the last load failed: {error.message}"
+                serving.reason = f"the last load failed: {without_paths(error.message)}"
             _log.error("load_failed", model=name, why=error.message)
             raise
         model = self._new(wanted)
@@ -304,10 +304,10 @@ class Repository:
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
                 error = LoadFailed(f"it could not be started: {type(error).__name__}: {error}")
-            model.reason = error.message
+            model.reason = without_paths(error.message)
             model.state = State.FAILED
             failure = error
-            _log.error("model_failed", model=model.name, version=model.version, why=model.reason)
+            _log.error("model_failed", model=model.name, version=model.version, why=error.message)
         else:
             _log.info(
                 "model_ready",

@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import queue
-import re
 import sys
 import threading
 import time
@@ -31,14 +30,12 @@ from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.probe import probe
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
+from ..errors import without_paths
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
 from ..types import Instants
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
-# A path in an exception's message tells a caller about our host, not about their request.
-_PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
-
 
 # One load at a time: torch.export.load, for one, fails when two threads are in it.
 _LOADING = threading.Lock()
@@ -285,7 +282,7 @@ def _text_of(error: BaseException) -> str:
 def _outward(message: str) -> str:
     """The first line of an exception's message, bounded, without paths of this host."""
     first = message.strip().partition("\n")[0]
-    return _PATH.sub("<path>", first)[:MESSAGE_CHARS_MAX]
+    return without_paths(first)[:MESSAGE_CHARS_MAX]
 
 
 def _read_example(path: str | None) -> Tensors | None:
