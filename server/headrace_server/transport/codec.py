@@ -22,12 +22,15 @@ from headrace.signature import Given
 from headrace.tensors import TensorError, element_offsets
 from headrace.wire import Fields, WireError, split, varint
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, ResourceExhausted
 from ..service import Ask, Service
 from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
 from .columns import check_column
 from .contents import typed_bytes
 from .parameters import model_parameters, refuse_parameters, timeout_s
+
+# What gRPC itself can carry.
+MESSAGE_BYTES_MAX = 2**31 - 1
 
 _MALFORMED = "the message is not a ModelInferRequest"
 
@@ -264,11 +267,16 @@ class Decoder:
 class Encoder:
     """Responses from outputs. Used by any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        self._message_bytes_max = message_bytes_max
         self._heads: dict[object, dict[int, _Head]] = {}
 
     def encode(self, request: Request, outputs: Outputs, start: int, stop: int) -> bytes:
-        """A ModelInferResponse with rows *start* to *stop*: the one copy of answers."""
+        """A ModelInferResponse with rows *start* to *stop*: the one copy of answers.
+
+        Raises:
+            ResourceExhausted: It is longer than a message may be.
+        """
         heads = outputs.heads
         if heads is None:
             heads = outputs.heads = self._heads_of(outputs)
@@ -282,7 +290,13 @@ class Encoder:
             data = tensor.rows(start, stop, rows)
             pieces.append(head.prefixes[index] or _TAG_RAW_OUTPUT + varint(len(data)))
             pieces.append(data)
-        return b"".join(pieces)
+        payload = b"".join(pieces)
+        if len(payload) > self._message_bytes_max:
+            raise ResourceExhausted(
+                f"the answer has {len(payload)} bytes, message_bytes_max is "
+                f"{self._message_bytes_max}"
+            )
+        return payload
 
     def _heads_of(self, outputs: Outputs) -> "dict[int, _Head]":
         key = (

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
@@ -39,6 +40,21 @@ _QUIET_S = 0.1
 _QUIET_S_MAX = 1.0
 _EXTENSIONS = ("binary_tensor_data", "model_repository")
 
+_OPTIONS = (
+    # Answers have been measured when they are encoded.
+    ("grpc.max_send_message_length", -1),
+    # A second daemon on the same port must fail, not share its calls.
+    ("grpc.so_reuseport", 0),
+    # As the native listener: callers may ping as often as they like, also between calls; by default
+    # gRPC sends one away that pings twice within five minutes.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 0),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 16_384),
+)
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 Parameters: TypeAlias = Mapping[str, open_inference_pb2.ModelRepositoryParameter]
@@ -61,7 +77,7 @@ class GrpcioTransport:
         self._service = service
         self._log = RequestLog(self) if is_logging else None
         self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
-        self._encoder = Encoder()
+        self._encoder = Encoder(message_bytes_max)
         self._loop = asyncio.get_running_loop()
         # Whether calls of this turn of the loop are being gathered.
         self._is_gathering = False
@@ -71,12 +87,7 @@ class GrpcioTransport:
         self._health = Health()
         self._server = grpc.aio.server(
             interceptors=[TokenInterceptor(guard, service.on_failure)] if guard else None,
-            options=[
-                ("grpc.max_receive_message_length", message_bytes_max),
-                ("grpc.max_send_message_length", message_bytes_max),
-                # A second daemon on the same port must fail, not share its calls.
-                ("grpc.so_reuseport", 0),
-            ],
+            options=[("grpc.max_receive_message_length", message_bytes_max), *_OPTIONS],
         )
         # ModelInfer takes and gives bytes: its tensors never enter protobuf.
         handlers = {
@@ -288,21 +299,29 @@ class InferenceServicer:
 
 def _handlers(servicer: InferenceServicer) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
     """Handlers for every method of *servicer*, whose messages are named after it."""
+    names = [name for name in vars(InferenceServicer) if not name.startswith("_")]
     return {
         name: grpc.unary_unary_rpc_method_handler(
             _guarded(name, getattr(servicer, name)),
-            request_deserializer=getattr(open_inference_pb2, f"{name}Request").FromString,
             response_serializer=getattr(open_inference_pb2, f"{name}Response").SerializeToString,
         )
-        for name in vars(InferenceServicer)
-        if not name.startswith("_")
+        for name in names
     }
 
 
 def _guarded(name: str, method: Method) -> Method:
-    """*method*, but what it raises is told under an error id: gRPC would tell the exception."""
+    """*method*, given bytes, but what it raises is told under an error id.
 
-    async def guarded(request: Any, context: Context) -> Any:
+    gRPC would tell the exception, and call a message that cannot be read the server's fault.
+    """
+    read = getattr(open_inference_pb2, f"{name}Request").FromString
+
+    async def guarded(payload: bytes, context: Context) -> Any:
+        try:
+            request = read(payload)
+        except DecodeError:
+            refusal = InvalidRequest(f"the message is not a {name}Request")
+            await context.abort(status_of(refusal), refusal.message)
         try:
             return await method(request, context)
         except grpc.aio.AbortError:

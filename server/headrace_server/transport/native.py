@@ -51,7 +51,7 @@ class NativeTransport:
             service: Where requests go.
             target: host:port.
             fallback: Path of the Unix socket that serves the other methods.
-            message_bytes_max: Longest request.
+            message_bytes_max: Longest message, either way.
             guard: Decides which calls may pass; None for all.
             is_logging: Whether every request gets a line in the log.
 
@@ -60,7 +60,7 @@ class NativeTransport:
         """
         self._log = RequestLog(self) if is_logging else None
         self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
-        self._encoder = Encoder()
+        self._encoder = Encoder(message_bytes_max)
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
         self._open: dict[int, tuple[Target, Request]] = {}
