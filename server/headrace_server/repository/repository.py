@@ -252,13 +252,13 @@ class Repository:
         if current is not None and serving is None:
             self._loader.retire(current, 0.0)
         source = wanted.resolved.source
-        error = self._bring_up(model, lambda: self._librarian.fetch(source))
-        if isinstance(error, LoadFailed):
+        failure = self._bring_up(model, lambda: self._librarian.fetch(source))
+        if isinstance(failure, LoadFailed):
             raise LoadFailed(
-                f"model {name!r} version {model.version} failed to load: {error.message}"
+                f"model {name!r} version {model.version} failed to load: {failure.message}"
             )
-        if error is not None:
-            raise error
+        if failure is not None:
+            raise failure
         if serving is not None:
             self._enter(model, serving)
             turn.answer()

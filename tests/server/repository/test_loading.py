@@ -351,7 +351,7 @@ def test_a_load_that_fails_leaves_nothing_and_the_next_one_takes_its_place(house
 
 
 def test_a_changed_setting_is_a_reason_to_load_anew(houses: Callable[..., House]) -> None:
-    how = {"rows_max": 8}
+    how: dict[str, Any] = {"rows_max": 8}
     house = houses()
     house.repository._settings_of = lambda *_: ModelSettings(**how)
     house.shelf.put("a", "1", adder(1.0))
