@@ -43,7 +43,9 @@ class Caller:
     def __init__(self, daemon: Daemon, channel: grpc.Channel) -> None:
         self.daemon = daemon
         self.channel = channel
-        self._infer = channel.unary_unary(INFER, None, None)
+        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            INFER, None, None
+        )
 
     def submit(self, message: ModelInferRequest | bytes, **options: Any) -> Any:
         """A call in flight."""

@@ -82,7 +82,9 @@ def twice() -> ModelInferRequest:
 
 def with_parameter(where: str, name: str, **value: Any) -> ModelInferRequest:
     request = message("graph", {"x": X}, outputs=["y"])
-    place = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[where]
+    place: Any = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[
+        where
+    ]
     for kind, said in value.items():
         setattr(place.parameters[name], kind, said)
     return request

@@ -1,6 +1,7 @@
 """Messages cut off or changed anywhere, over both transports: refused, never a fault of ours."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_no_broken_message_is_an_error_of_the_servers(caller: Caller, seed: int)
     ]
     pid = caller.daemon.process.pid
 
-    calls = []
+    calls: list[tuple[int | None, Any]] = []
     for _ in range(400):
         calls.append((None, caller.submit(mutated(chance.choice(good), chance))))
         kind = chance.randrange(len(good))

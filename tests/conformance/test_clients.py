@@ -66,7 +66,8 @@ def tritons(address: str) -> Any:
         np.testing.assert_array_equal(answer.as_numpy("y"), packed.as_numpy("y"))
         with pytest.raises(Exception, match="is not served") as caught:
             client.infer("nothing", asked["inputs"])
-        assert caught.value.status() == "StatusCode.NOT_FOUND"
+        error: Any = caught.value
+        assert error.status() == "StatusCode.NOT_FOUND"
         return answer.as_numpy("y")
 
 
