@@ -58,7 +58,8 @@ class Caller:
 
     def call(self, method: str, payload: bytes) -> Ending:
         """A call of any unary method, by its full name."""
-        return ending(self.channel.unary_unary(method, None, None).future(payload, timeout=10))
+        unary: Any = self.channel.unary_unary(method, None, None)
+        return ending(unary.future(payload, timeout=10))
 
     def metric(self, name: str, model: str = "") -> float:
         """The sum of one of the daemon's counters, of one model or of all."""
