@@ -84,6 +84,8 @@ def test_without_a_token_nothing_passes_but_health_where_it_is_open(
         (b"Bearer \xff\xfe" + b"a" * 50, "not known"),
         ("Bearer \u20ac" + "a" * 50, "not known"),
     ],
+    # Secrets are drawn anew in each process of the tests; names must not be.
+    ids=map(str, range(10)),
 )
 def test_what_is_no_token_of_the_servers_is_refused_without_being_repeated(
     given: str | bytes, why: str
