@@ -4,20 +4,25 @@ A shell waits for us at every press of the key: what does not come at once is no
 nothing is ever printed. File names are the shell's own work.
 """
 
+from dataclasses import fields
+
 import typer
 
-from headrace_client import Client, HeadraceClientError
-from headrace_client.channel import DEFAULT_TARGET
+from headrace_client import HeadraceClientError
+
+from .connecting import Connection
+from .errors import UsageError
 
 _ANSWER_S_MAX = 0.5
 
 
 def model_names(context: typer.Context, incomplete: str) -> list[str]:
     """The models that the server of the command line holds and that begin with *incomplete*."""
-    target = context.params.get("server") or DEFAULT_TARGET
+    options = (field.name for field in fields(Connection))
+    said = {name: value for name in options if (value := context.params.get(name))}
     try:
-        with Client(target, timeout_s=_ANSWER_S_MAX) as client:
+        with Connection(**said).client(_ANSWER_S_MAX) as client:
             names = {status.name for status in client.models()}
-    except (HeadraceClientError, ValueError):
+    except (HeadraceClientError, UsageError):
         return []
     return sorted(name for name in names if name.startswith(incomplete))

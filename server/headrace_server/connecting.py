@@ -62,8 +62,8 @@ class Connection:
     tls_cert: str = ""
     tls_key: str = ""
 
-    def client(self) -> "Client":
-        """A client of the daemon; nothing is sent yet.
+    def client(self, timeout_s: float | None = 60.0) -> "Client":
+        """A client of the daemon, whose calls may take *timeout_s*; nothing is sent yet.
 
         Raises:
             UsageError: An option cannot be used.
@@ -73,6 +73,6 @@ class Connection:
         files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
         tls = files if files != Tls() else self.tls or None
         try:
-            return Client(self.server, token=self.token, tls=tls)
+            return Client(self.server, timeout_s=timeout_s, token=self.token, tls=tls)
         except ValueError as error:
             raise UsageError(str(error)) from None

@@ -140,7 +140,9 @@ def models(
     ),
 )
 def load(
-    name: Annotated[str, typer.Argument(help="The name to serve it by.")],
+    name: Annotated[
+        str, typer.Argument(help="The name to serve it by.", autocompletion=_offer_models)
+    ],
     uri: Annotated[
         str,
         typer.Option(
@@ -177,7 +179,9 @@ def load(
     ),
 )
 def unload(
-    name: Annotated[str, typer.Argument(help="The name it is served by.")],
+    name: Annotated[
+        str, typer.Argument(help="The name it is served by.", autocompletion=_offer_models)
+    ],
     server: Server = SERVER,
     token: Token = "",
     tls: UseTls = False,

@@ -30,6 +30,11 @@ def doctor(
         sets: Its `NAME.SETTING=VALUE` items.
         is_json: Whether to print JSON.
     """
+    if can_ask_about_serving():
+        from .. import logs  # noqa: PLC0415 - the server's extra brings it.
+
+        # What the parts that are asked would log is the finding itself.
+        logs.configure("json", "critical")
     setup, findings = setup_of(config, flags, sets)
     with Console(stderr=True).status("looking at this machine"):
         findings += examine(setup)
@@ -72,6 +77,9 @@ def _setup(settings: "Settings") -> Setup:
         device=server.device,
         transport=server.transport,
         trusted_network=server.trusted_network,
-        has_tls=bool(settings.tls.cert),
         arena_bytes_max=server.arena_bytes_max,
+        tls_cert=settings.tls.cert,
+        tls_key=settings.tls.key,
+        tls_client_ca=settings.tls.client_ca,
+        tokens=settings.auth.tokens,
     )

@@ -9,6 +9,7 @@ from .finding import Finding, Setup, warning
 from .memory import check_memory
 from .network import check_network
 from .registry import REGISTRY_S_MAX, check_registry
+from .security import check_security
 from .software import can_ask_about_serving, check_software
 from .storage import check_storage
 
@@ -28,6 +29,7 @@ _EVERYWHERE: Mapping[str, Check] = {
 _SERVING: Mapping[str, Check] = {
     "registry": check_registry,
     "network": check_network,
+    "security": check_security,
     "cache": check_storage,
 }
 

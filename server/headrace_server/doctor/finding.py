@@ -46,11 +46,7 @@ def problem(name: str, text: str, remedy: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The settings that checks ask about; see `settings.ServerSettings`.
-
-    Attributes:
-        has_tls: Whether `[tls]` names a certificate.
-    """
+    """The settings that checks ask about: see `[server]`, `[tls]` and `[auth]`."""
 
     tracking_uri: str = ""
     cache_dir: str = ""
@@ -60,5 +56,13 @@ class Setup:
     device: str = "auto"
     transport: str = "auto"
     trusted_network: bool = False
-    has_tls: bool = False
     arena_bytes_max: int = 1 << 30
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    tokens: str = ""
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the server would encrypt."""
+        return bool(self.tls_cert or self.tls_key or self.tls_client_ca)

@@ -51,8 +51,6 @@ def _ask(setup: Setup) -> list[str]:
     from ..instances.process import Spawner  # noqa: PLC0415
     from ..repository.librarian import Librarian  # noqa: PLC0415
 
-    # What the librarian would log is the finding itself.
-    logs.configure("json", "critical")
     answer: Future[list[str]] = Future()
     with ExitStack() as stack:
         spawner = Spawner(logs.child_environment("json", "critical"))

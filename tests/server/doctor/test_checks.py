@@ -10,13 +10,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from certificates import Authority
 from headrace_server.doctor.accelerators import check_accelerators
 from headrace_server.doctor.finding import Finding, Setup, Status
 from headrace_server.doctor.memory import check_memory
 from headrace_server.doctor.network import check_network
+from headrace_server.doctor.security import check_security
 from headrace_server.doctor.software import check_software
 from headrace_server.doctor.storage import check_storage
+from headrace_server.transport.tokens import Scope, append_entry, entry_of, make_token
 
 
 def named(findings: Iterable[Finding], name: str) -> Finding:
@@ -286,10 +290,10 @@ def test_a_low_limit_on_open_files_is_told(limit: int, status: str) -> None:
 def test_the_choice_of_the_transport_is_told() -> None:
     assert "pygrpc-native" in named(check_network(Setup()), "transport").text
     assert "open to a network" in named(check_network(Setup(host="0.0.0.0")), "transport").text
-    assert "with TLS" in named(check_network(Setup(has_tls=True)), "transport").text
+    assert "with TLS" in named(check_network(Setup(tls_cert="c.pem")), "transport").text
     asked = named(check_network(Setup(transport="grpcio")), "transport")
     assert "as it was asked for" in asked.text
-    odd = named(check_network(Setup(transport="native", has_tls=True)), "transport")
+    odd = named(check_network(Setup(transport="native", tls_cert="c.pem")), "transport")
     assert odd.status is Status.PROBLEM
 
 
@@ -327,6 +331,52 @@ def test_ports_that_cannot_be_had_are_problems(setup: Setup, name: str, text: st
     assert found.status is Status.PROBLEM
     assert text in found.text
     assert found.remedy
+
+
+# Security.
+
+
+def test_security_that_is_not_set_is_not_looked_at() -> None:
+    assert list(check_security(Setup())) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "status", "text"),
+    [(90, Status.OK, "is valid until"), (3, Status.WARNING, "is valid until"),
+     (-3, Status.PROBLEM, "was valid until")],
+)  # fmt: skip
+def test_a_certificate_is_told_with_its_end(
+    tmp_path: Path, days: int, status: Status, text: str
+) -> None:
+    cert, key = Authority().issue("localhost", days=days).write(tmp_path, "server")
+
+    with capture_logs():
+        (found,) = check_security(Setup(tls_cert=cert, tls_key=key))
+
+    assert found.status is status
+    assert text in found.text
+
+
+def test_files_that_the_server_would_refuse_are_problems(tmp_path: Path) -> None:
+    (tmp_path / "tokens.toml").write_text("[[tokens]]\n")
+
+    tls, tokens = check_security(
+        Setup(tls_cert="nowhere.pem", tokens=str(tmp_path / "tokens.toml"))
+    )
+
+    assert (tls.status, tokens.status) == (Status.PROBLEM, Status.PROBLEM)
+    assert "no key" in tls.text
+    assert "headrace token" in tokens.remedy
+
+
+def test_tokens_without_tls_are_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    append_entry(str(path), entry_of(make_token(), "shop", [Scope.INFERENCE]))
+
+    (found,) = check_security(Setup(tokens=str(path)))
+
+    assert (found.status, found.name) == (Status.WARNING, "tokens")
+    assert "holds 1 token, but without TLS" in found.text
 
 
 # Storage.
