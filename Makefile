@@ -16,11 +16,12 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-strangers bench protos clean
+.PHONY: help setup demo check format test test-faults test-strangers bench protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
+	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make check   format, lint, types, import contracts, generated files"
 	@echo "make bench   measure the cost of a request beside a bare transport"
@@ -54,6 +55,9 @@ format: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-faults: setup
+	$(BIN)/python -m pytest -m long
 
 test-strangers: $(STRANGERS)/installed $(PROTOBUF7)/installed
 	@# Their tests skip where they are not installed: here they must be.

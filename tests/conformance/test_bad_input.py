@@ -278,7 +278,9 @@ WRONG: dict[str, tuple[Wrong, str, str]] = {
     ),
     # Parameters.
     "an unknown parameter": (
-        with_parameter("request", "colour", string_param="red"), INVALID, "'colour', known are",
+        with_parameter("request", "colour", string_param="red"),
+        INVALID,
+        "'colour': expected one of .'timeout'.",
     ),
     "an unknown parameter of an input": (
         with_parameter("input", "shared_memory_region", string_param="r"), INVALID, "^input 'x': ",

@@ -52,12 +52,12 @@ def test_the_example_is_a_settings_file(tmp_path: Path) -> None:
 
 
 def test_the_flags_help_tells_the_defaults() -> None:
-    from headrace_server import cli
+    from headrace_server.cli import serving
 
     shown = {
         alias: option.show_default
         for alias in ("host", "port", "metrics_port", "device", "transport")
-        for option in getattr(cli, f"_{alias.title().replace('_', '')}").__metadata__
+        for option in getattr(serving, f"_{alias.title().replace('_', '')}").__metadata__
     }
 
     defaults = {key: str(TABLES["server"].model_fields[key].default) for key in shown}

@@ -14,7 +14,8 @@ from oip_double import Double
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "headrace_server.cli"]
+# Whoever runs the tests in the background has them ignore Ctrl-C, which children inherit.
+COMMAND = ["env", "--default-signal=INT", sys.executable, "-m", "headrace_server.cli"]
 
 
 @pytest.fixture(scope="module")

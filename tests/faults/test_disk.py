@@ -38,13 +38,15 @@ def test_a_disk_that_is_full_during_a_download_costs_that_model_alone(
     fits, large = faulty.save(tmp_path / "fits"), faulty.save(tmp_path / "large")
     (large / "padding").write_bytes(os.urandom(1 << 20))
 
-    daemon = Daemon(str(fits), str(large), cwd=tmp_path, cache=small_disk)
+    daemon = Daemon(str(fits), cwd=tmp_path, cache=small_disk)
     try:
-        assert daemon.wait("ready")["failed"] == ["large"]
+        daemon.wait("ready")
         with Client(daemon.address, timeout_s=30) as client:
-            assert client.predict("fits", np.ones((1, 2))).array.tolist() == [[1, 1]]
+            with pytest.raises(FailedPrecondition, match="No space left on device"):
+                client.load("large", str(large))
             with pytest.raises(FailedPrecondition, match="No space left on device") as told:
                 client.predict("large", np.ones((1, 2)))
+            assert client.predict("fits", np.ones((1, 2))).array.tolist() == [[1, 1]]
     finally:
         assert daemon.stop() == 0
 

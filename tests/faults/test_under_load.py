@@ -17,7 +17,9 @@ from headrace_client import Client, HeadraceClientError, Internal, ResourceExhau
 from load import Load
 from serving import Daemon
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+BOTH = pytest.mark.parametrize("transport", ["native", "grpcio"])
 
 Start = Callable[..., Daemon]
 
@@ -74,8 +76,12 @@ def test_a_stopped_worker_costs_no_request(start: Start) -> None:
     assert load.failed == {}
 
 
-def test_a_request_that_hangs_is_told_and_the_stream_goes_on(start: Start) -> None:
-    daemon = start("--set", "odd.exec_ms_max=500", "--set", "odd.rows_max=1")
+@BOTH
+def test_a_request_that_hangs_is_told_and_the_stream_goes_on(start: Start, transport: str) -> None:
+    daemon = start(
+        *("--transport", transport),
+        *("--set", "odd.exec_ms_max=500", "--set", "odd.rows_max=1"),
+    )
     with Load(daemon.address, "odd") as load:
         told = harm(daemon, faulty.FREEZE)
         load.wait_answered(500)
@@ -85,11 +91,12 @@ def test_a_request_that_hangs_is_told_and_the_stream_goes_on(start: Start) -> No
     assert load.failed == {}
 
 
+@BOTH
 @pytest.mark.parametrize("what", [faulty.EXIT, faulty.HALF_A_FRAME])
 def test_a_request_that_ends_its_worker_is_told_and_the_stream_goes_on(
-    start: Start, what: float
+    start: Start, what: float, transport: str
 ) -> None:
-    daemon = start("--set", "odd.rows_max=1")
+    daemon = start("--transport", transport, "--set", "odd.rows_max=1")
     with Load(daemon.address, "odd") as load:
         told = harm(daemon, what)
         load.wait_answered(500)
@@ -176,7 +183,7 @@ def was_not_accepted(why: str) -> bool:
     return "about to end: retry elsewhere" in why or why.startswith("failed to connect")
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@BOTH
 def test_what_was_accepted_is_answered_when_the_daemon_is_asked_to_end(
     start: Start, transport: str
 ) -> None:
@@ -190,7 +197,7 @@ def test_what_was_accepted_is_answered_when_the_daemon_is_asked_to_end(
     assert all(code == "UNAVAILABLE" and was_not_accepted(why) for code, why in load.failed)
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@BOTH
 def test_callers_have_time_to_notice_before_requests_are_refused(
     start: Start, transport: str
 ) -> None:
@@ -216,7 +223,7 @@ def test_callers_have_time_to_notice_before_requests_are_refused(
     assert all(was_not_accepted(why) for _, why in load.failed), list(load.failed)
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@BOTH
 def test_large_answers_are_written_to_their_end_before_the_daemon_ends(
     start: Start, transport: str
 ) -> None:

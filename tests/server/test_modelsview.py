@@ -143,7 +143,9 @@ def test_a_server_that_is_away_for_a_while_is_told_and_watched_on(double: Double
 def test_a_watch_on_a_terminal_replaces_its_table_and_ends_on_ctrl_c(double: Double) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    command = [sys.executable, "-m", "headrace_server.cli", "models", "--watch"]
+    # Whoever runs the tests in the background has them ignore Ctrl-C, which children inherit.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "headrace_server.cli"]
+    command += ["models", "--watch"]
     with subprocess.Popen(
         [*command, "--interval", "0.05", "--server", double.target],
         stdout=theirs,
