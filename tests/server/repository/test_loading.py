@@ -138,11 +138,14 @@ class House:
     def unload(self, name: str) -> None:
         self.repository.begin_unload(name).result(PATIENCE_S)
 
-    def submit(self, name: str, *row: float) -> Request:
-        model = self.repository.find(name)
+    def request(self, model: ModelVersion, *row: float) -> Request:
         layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
         key = model.batch_key((layout,), (), is_scalar=False)
-        one = Request(key, 1, [struct.pack("<2d", *row)], self.reply, None, 16)
+        return Request(key, 1, [struct.pack("<2d", *row)], self.reply, None, 16)
+
+    def submit(self, name: str, *row: float) -> Request:
+        model = self.repository.find(name)
+        one = self.request(model, *row)
         model.scheduler.submit([one])
         return one
 
@@ -267,6 +270,26 @@ def test_a_version_is_swapped_in_a_worker_of_its_own(houses: Callable[..., House
     house.repository.begin_load("a").result(PATIENCE_S)
     assert states(house) == [("2", State.READY)]
     assert len(house.pool.workers) == 1
+
+
+def test_a_request_planned_before_a_swap_is_answered_after_it(house: House) -> None:
+    """A transport plans a burst first and hands it over then; the name may move in between."""
+    house.shelf.put("a", "1", adder(1.0))
+    house.load("a", "a")
+    old = house.repository.find("a")
+    planned_for = old.scheduler
+    house.shelf.put("a", "2", adder(2.0))
+
+    house.load("a")
+    with pytest.raises(Draining, match="version 1 is being unloaded"):
+        _ = old.scheduler
+    late = house.request(old, 1.0, 2.0)
+    planned_for.submit([late])
+
+    answer = house.reply.wait_for(late)
+    assert not isinstance(answer, HeadraceError), answer
+    assert struct.unpack("<2d", answer["y"]) == (2.0, 3.0)
+    assert house.ask("a", 1.0, 2.0) == (3.0, 4.0)
 
 
 def test_what_a_batch_that_outlives_the_drain_holds_comes_back_when_it_ends(
