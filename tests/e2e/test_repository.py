@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,10 @@ def test_a_version_is_swapped_under_load_and_every_request_is_answered(
     assert stream.wrong == []
     assert after == "2"
     assert all(line["all_answered"] for line in running.events("model_unloaded")[unloaded:])
+    # The line is written a moment before the version leaves the index.
+    until = time.monotonic() + 20
+    while len([model for model in client.models() if model.name == "flower"]) > 1:
+        assert time.monotonic() < until
     assert status(client, "flower").version == "1"
 
 

@@ -177,6 +177,7 @@ def test_a_deadline_is_told_while_every_slot_is_busy_and_is_counted(
 ) -> None:
     with Client(odd.address) as client:
         slow = client.submit("odd", {"input-0": np.array([[WAITS, 1.0]])})
+        wait_running(odd)
         late = [
             client.submit("odd", {"input-0": np.array([[FINE, 2.0]])}, timeout=0.5)
             for _ in range(5)
@@ -226,6 +227,17 @@ def test_a_model_that_cannot_be_loaded_again_is_told_as_failed(odd: Daemon, tmp_
     assert isinstance(caught.value, FailedPrecondition)
     assert status.state == "UNAVAILABLE"
     assert "model.pkl" in status.reason
+
+
+def wait_running(daemon: Daemon) -> None:
+    """Wait until a batch runs: calls may overtake each other on their way."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with urllib.request.urlopen(daemon.metrics) as response:  # noqa: S310 - our own daemon.
+            text = response.read().decode()
+        if re.search(r"^headrace_batches_in_flight\{.*\} 1\.0$", text, re.MULTILINE):
+            return
+    raise AssertionError("no batch runs")
 
 
 def failures(daemon: Daemon) -> dict[str, int]:

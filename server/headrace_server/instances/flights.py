@@ -68,6 +68,9 @@ class Flights(Generic[Instance, Flight]):
         work.since = at
         if not work.batches:
             del self._work[instance]
+        else:
+            # It was overdue and has come back after all: the one behind it must be looked at too.
+            self.wake_at = min(self.wake_at, at + self._exec_s_max(instance))
         return flight
 
     def overdue(self, now: float) -> Instance | None:
