@@ -153,15 +153,17 @@ class Run:
 
 
 class FakeInstances:
-    """One instance whose batches end when, and how, a test says. It returns its inputs.
+    """Instances whose batches end when, and how, a test says. They return their inputs.
 
     Attributes:
+        are_apart: Whether each slot is an instance of its own; else one instance has them all.
         running: Batches in flight, oldest first.
         dispatched: Every batch that was ever started.
         refusals: What the next calls of `execute` raise.
     """
 
-    def __init__(self, slots: int = 1) -> None:
+    def __init__(self, slots: int = 1, *, are_apart: bool = True) -> None:
+        self.are_apart = are_apart
         self.slots = [FakeSlot(number) for number in range(slots)]
         self.free = list(self.slots)
         self.is_up = True
@@ -170,8 +172,9 @@ class FakeInstances:
         self.dispatched: list[Batch] = []
         self.refusals: deque[Exception] = deque()
 
-    def take_nowait(self) -> FakeSlot | None:
-        if not self.free:
+    def take_nowait(self, *, stages: bool = True) -> FakeSlot | None:
+        is_busy = not self.are_apart and len(self.free) < len(self.slots)
+        if not self.free or (is_busy and not stages):
             return None
         slot = self.free.pop()
         slot.is_taken, slot.loads = True, self.loads

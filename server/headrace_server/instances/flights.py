@@ -66,11 +66,11 @@ class Flights(Generic[Instance, Flight]):
         work = self._work[instance]
         work.batches -= 1
         work.since = at
-        if not work.batches:
-            del self._work[instance]
-        else:
-            # It was overdue and has come back after all: the one behind it must be looked at too.
+        if work.batches:
+            # Where an instance was found overdue and came back all the same.
             self.wake_at = min(self.wake_at, at + self._exec_s_max(instance))
+        else:
+            del self._work[instance]
         return flight
 
     def overdue(self, now: float) -> Instance | None:

@@ -133,13 +133,16 @@ class InstanceGroup:
         loops = [one.worker.crash_loop for one in self._instances if one.worker.crash_loop]
         return loops[0] if loops else "its worker ended and is being replaced"
 
-    def take_nowait(self) -> Slot | None:
-        """A free slot, of the instance that has most of them; None when all are busy."""
+    def take_nowait(self, *, stages: bool = True) -> Slot | None:
+        """A free slot, of the instance that has most of them; None when all are busy.
+
+        Without *stages* an instance is busy as soon as one of its slots is taken.
+        """
         instances = self._instances
         if not instances:
             return None
         best = instances[0] if len(instances) == 1 else max(instances, key=lambda i: len(i.free))
-        if not best.free:
+        if not best.free or (not stages and len(best.free) < len(best.slots)):
             return None
         slot = best.free.pop()
         slot.is_taken, slot.loads = True, best.loaded.loads

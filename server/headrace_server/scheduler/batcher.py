@@ -151,6 +151,13 @@ class Batcher:
                 late.append(request)
         return late
 
+    def is_next_full(self) -> bool:
+        """Whether the line that is due first fills a batch: none that comes could join it."""
+        due = self._due
+        while due and due[0][3].stamp != due[0][2]:
+            heappop(due)
+        return bool(due) and due[0][3].is_full
+
     def next_action(self, now: float) -> Dispatch | WaitUntil:
         """Close the batch that should run now, for a free instance, or say how long to wait.
 

@@ -47,8 +47,8 @@ Slot = TypeVar("Slot")
 class Instances(Protocol[Slot]):
     """What runs batches: see `instances.group.InstanceGroup`."""
 
-    def take_nowait(self) -> Slot | None:
-        """A free slot, or None. Under the scheduler's lock."""
+    def take_nowait(self, *, stages: bool) -> Slot | None:
+        """A free slot, or None; with *stages* also behind a batch that runs. Under the lock."""
 
     def release(self, slot: Slot) -> None:
         """Hand back a slot. Under the scheduler's lock."""
@@ -214,7 +214,11 @@ class Scheduler(Generic[Slot]):
         if self._lost:
             late += self._give_up(now)
         while True:
-            slot = self._instances.take_nowait()
+            # Behind a batch that runs only what is full goes ahead: another one still grows, and
+            # would wait there as well as here.
+            slot = self._instances.take_nowait(
+                stages=bool(self._lost) or self._batcher.is_next_full()
+            )
             if slot is None:
                 break
             if self._lost:

@@ -38,6 +38,17 @@ def test_a_batch_behind_another_is_timed_from_the_end_of_that_one() -> None:
     assert flights.overdue(101.9) == "quick"
 
 
+def test_an_instance_that_came_back_too_late_is_timed_anew() -> None:
+    flights = make()
+    flights.add(1, "quick", "a", 100.0)
+    assert flights.overdue(103.0) == "quick"
+    flights.add(2, "quick", "b", 103.0)
+
+    flights.take(1, 103.5)
+
+    assert flights.wake_at == 104.5
+
+
 def test_an_idle_instance_is_never_overdue() -> None:
     flights = make()
     flights.add(1, "quick", "a", 100.0)

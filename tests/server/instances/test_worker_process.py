@@ -319,7 +319,7 @@ class Rig(Protocol):
 
 class FakeRig:
     def __init__(self, directory: Path) -> None:
-        self.instances = FakeInstances(2)
+        self.instances = FakeInstances(2, are_apart=False)
         self.lock = threading.Lock()
         self.key = BatchKey((InputLayout("y", DATATYPES["FP64"], (2,), 16),))
 
@@ -428,9 +428,9 @@ class Runs:
         self.outcomes: list[tuple[Batch, Outcome]] = []
         self._heard = threading.Semaphore(0)
 
-    def take(self) -> "FakeSlot | Slot | None":
+    def take(self, *, stages: bool = True) -> "FakeSlot | Slot | None":
         with self.rig.lock:
-            slot: FakeSlot | Slot | None = self.instances.take_nowait()
+            slot: FakeSlot | Slot | None = self.instances.take_nowait(stages=stages)
             return slot
 
     def release(self, slot: "FakeSlot | Slot | None") -> None:
@@ -472,6 +472,20 @@ def test_instances_give_as_many_slots_as_they_have_and_take_them_back(runs: Runs
 
     assert runs.take() is slots[0]
     assert runs.take() is None
+
+
+def test_instances_are_busy_with_one_batch_for_whoever_does_not_stage(runs: Runs) -> None:
+    first = runs.take(stages=False)
+    assert first is not None
+    assert runs.take(stages=False) is None
+
+    second = runs.take()
+    runs.release(first)
+    assert second is not None
+    assert runs.take(stages=False) is None
+
+    runs.release(second)
+    assert runs.take(stages=False) is not None
 
 
 def test_instances_answer_the_rows_of_every_part_in_their_order(rig: Rig, runs: Runs) -> None:

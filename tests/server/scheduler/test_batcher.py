@@ -223,6 +223,19 @@ def test_a_request_with_a_scalar_runs_whole_whatever_its_rows() -> None:
     assert parts(dispatched(waiting.next_action(0.0))) == [(large, 0, 9)]
 
 
+def test_the_batch_that_is_due_first_is_told_to_be_full_or_not() -> None:
+    small, large = request(3, at=1.0), request(4, of=key(), at=2.0)
+    waiting = batcher(small, large, limits=Limits(4))
+    assert not waiting.is_next_full()
+
+    waiting.submit(request(1))
+    assert waiting.is_next_full()
+    waiting.next_action(2.0)
+    assert waiting.is_next_full()
+    waiting.next_action(2.0)
+    assert not waiting.is_next_full()
+
+
 # How many.
 
 

@@ -40,10 +40,11 @@ class House:
         delay_s: float = 0.0,
         limits: Limits = Limits(rows_max=4),  # noqa: B008 - a frozen value.
         is_deterministic: bool = True,
+        are_apart: bool = True,
     ) -> None:
         self.clock = FakeClock()
         self.reply = RecordingReply()
-        self.instances = FakeInstances(slots)
+        self.instances = FakeInstances(slots, are_apart=are_apart)
         self.instrument = Instrument()
         self.scheduler = Scheduler(
             Batcher(limits, DelayPolicy(delay_s)),
@@ -148,6 +149,23 @@ def test_every_free_slot_takes_a_batch() -> None:
     assert [len(batch) for batch in house.running()] == [1, 1]
     assert house.scheduler.queued_rows == 3
     assert house.scheduler.in_flight == 2
+
+
+def test_only_a_full_batch_goes_behind_one_that_runs() -> None:
+    """Another one still grows: it would wait in the instance as well as in the queue."""
+    house = House(slots=2, are_apart=False)
+    first = house.submitted()
+    growing = [house.submitted(), house.submitted()]
+    assert house.running() == [[first]]
+
+    growing += [house.submitted(), house.submitted()]
+    later = house.submitted()
+
+    assert house.running() == [[first], growing]
+    house.instances.land()
+    assert house.running() == [growing]
+    house.instances.land()
+    assert house.running() == [[later]]
 
 
 def test_batches_leave_oldest_first() -> None:
