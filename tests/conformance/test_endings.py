@@ -37,9 +37,18 @@ def grown(caller: Caller, reason: str, before: dict[str, int], by: int) -> dict[
     return {key: now[key] - before.get(key, 0) for key in now if now[key] != before.get(key, 0)}
 
 
+def running(caller: Caller) -> Any:
+    """A call whose batch runs: calls may overtake each other on their way."""
+    call = caller.submit(row(puppet.WAIT))
+    until = time.monotonic() + 30
+    while caller.metric("headrace_batches_in_flight", "puppet") < 1:
+        assert time.monotonic() < until
+    return call
+
+
 def test_a_deadline_that_passes_while_a_request_waits_is_told(caller: Caller, gate: Path) -> None:
     before = caller.failures()
-    slow = caller.submit(row(puppet.WAIT))
+    slow = running(caller)
 
     late = [caller.submit(row(0.0, k), timeout=0.3) for k in range(5)]
 
@@ -52,7 +61,7 @@ def test_a_deadline_that_passes_while_a_request_waits_is_told(caller: Caller, ga
 def test_a_timeout_of_the_request_is_told_by_the_server(caller: Caller, gate: Path) -> None:
     """In microseconds, as Triton's clients send it."""
     before = caller.failures()
-    slow = caller.submit(row(puppet.WAIT))
+    slow = running(caller)
     request = row(0.0)
     request.parameters["timeout"].int64_param = 100_000
 
@@ -83,7 +92,7 @@ def test_a_deadline_that_passes_while_a_batch_runs_disturbs_nobody(
 
 def test_callers_that_leave_are_counted_once_and_disturb_nobody(caller: Caller, gate: Path) -> None:
     before = caller.failures()
-    slow = caller.submit(row(puppet.WAIT))
+    slow = running(caller)
     mates = [caller.submit(row(0.0, k)) for k in range(20)]
     # Its answer shows that the server has read everything sent before it on this connection.
     assert caller.ask(message("graph", {"x": np.zeros((1, 4), np.float32)})).code == "OK"
@@ -104,7 +113,7 @@ def test_a_caller_that_leaves_while_its_batch_runs_is_counted_once(
 ) -> None:
     before = caller.failures()
     answered = caller.metric("headrace_requests_total", "puppet")
-    slow = caller.submit(row(puppet.WAIT))
+    slow = running(caller)
     assert caller.ask(message("graph", {"x": np.zeros((1, 4), np.float32)})).code == "OK"
 
     slow.cancel()
