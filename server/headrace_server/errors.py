@@ -27,6 +27,8 @@ from typing import ClassVar
 
 # A message travels percent-encoded in an HTTP/2 header: three bytes for each that is not ASCII.
 MESSAGE_BYTES_MAX = 1000
+# What a request is told that comes while the daemon ends.
+SERVER_ENDS = "the server is about to end: retry elsewhere"
 _PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
 
 

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import structlog
 
 from ..completions import Completions
-from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, without_paths
+from ..errors import (
+    SERVER_ENDS,
+    HeadraceError,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    without_paths,
+)
 from ..instances.pool import WorkerPool
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
@@ -226,7 +233,8 @@ class Repository:
             queue = model.queue
             if queue is not None and model.state in (State.READY, State.DRAINING):
                 model.state = State.DRAINING
-                is_clean &= queue.close(max(until - time.monotonic(), 0.0))
+                left_s = max(until - time.monotonic(), 0.0)
+                is_clean &= queue.close(left_s, refusal=SERVER_ENDS)
         return is_clean
 
     # In a name's turn.

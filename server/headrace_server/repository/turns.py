@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ..errors import Draining, HeadraceError, InternalError
+from ..errors import SERVER_ENDS, Draining, HeadraceError, InternalError
 
 _log = structlog.get_logger("headrace")
 
@@ -130,4 +130,4 @@ def _do(turn: Turn) -> None:
 
 
 def _ending() -> Draining:
-    return Draining("the server is about to end: retry elsewhere")
+    return Draining(SERVER_ENDS)

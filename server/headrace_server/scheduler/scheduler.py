@@ -98,6 +98,8 @@ class Scheduler(Generic[Slot]):
         self._lost: deque[Batch] = deque()
         self._in_flight: set[Batch] = set()
         self._is_closed = False
+        # What requests are told once it is closed.
+        self._refusal = ""
         self._idle = threading.Condition(self._lock)
 
     def __repr__(self) -> str:
@@ -126,7 +128,7 @@ class Scheduler(Generic[Slot]):
         refused: list[tuple[Request, HeadraceError]] = []
         with self._lock:
             if self._is_closed:
-                error = Draining("the model is being unloaded: retry")
+                error = Draining(self._refusal)
                 refused = [(request, error) for request in requests]
                 requests = ()
             submit = self._batcher.submit
@@ -171,14 +173,16 @@ class Scheduler(Generic[Slot]):
         self._run(ready)
         self._fail_all(late)
 
-    def close(self, drain_s_max: float) -> bool:
+    def close(
+        self, drain_s_max: float, *, refusal: str = "the model is being unloaded: retry"
+    ) -> bool:
         """Take no more requests, wait for those that are here; whether all were answered in time.
 
-        Those that were not are refused.
+        Those that were not are refused; those that come meanwhile are told *refusal*.
         """
         until = self._clock() + drain_s_max
         with self._idle:
-            self._is_closed = True
+            self._is_closed, self._refusal = True, refusal
             while not self._is_idle():
                 left_s = until - self._clock()
                 if left_s <= 0:

@@ -5,7 +5,7 @@ Both listeners refuse the same message with the same words because this is where
 
 import time
 
-from ..errors import Draining, HeadraceError, ResourceExhausted
+from ..errors import SERVER_ENDS, Draining, HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..service import Service
 from ..types import Reply, Request, Target
@@ -91,7 +91,7 @@ class Intake:
     def _refusal(self, nbytes: int) -> HeadraceError:
         if self._service.is_refusing:
             self.refused_at = self._now
-            return Draining("the server is about to end: retry elsewhere")
+            return Draining(SERVER_ENDS)
         return ResourceExhausted(
             f"the message has {nbytes} bytes, message_bytes_max is {self._message_bytes_max}"
         )
