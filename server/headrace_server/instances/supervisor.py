@@ -42,6 +42,14 @@ class _History:
     is_up: bool = True
 
 
+def delay_after(ends: int) -> float:
+    """How long to wait with the next process after *ends* in a row have ended (seconds)."""
+    if ends <= 1:
+        return 0.0
+    # A worker may end for days: the power must not leave the range of a float.
+    return min(_DELAY_S_MIN * 2.0 ** min(ends - 2, 16), _DELAY_S_MAX)
+
+
 class Supervisor:
     """The thread that starts worker processes again."""
 
@@ -92,9 +100,7 @@ class Supervisor:
             history.ends = 0
         history.ends += 1
         history.is_up = False
-        delay_s = 0.0
-        if history.ends > 1:
-            delay_s = min(_DELAY_S_MIN * 2.0 ** (history.ends - 2), _DELAY_S_MAX)
+        delay_s = delay_after(history.ends)
         _log.error(
             "worker_ended",
             worker=worker.name,

@@ -4,7 +4,6 @@ A thread lives as long as there is work for it, so that nothing needs to be ende
 """
 
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ..errors import SERVER_ENDS, Draining, HeadraceError, InternalError
+from ..errors import SERVER_ENDS, Draining, HeadraceError
+from ..faults import fault
 
 _log = structlog.get_logger("headrace")
 
@@ -122,9 +122,7 @@ def _do(turn: Turn) -> None:
     except HeadraceError as raised:
         error = raised
     except Exception:  # noqa: BLE001 - whoever waits is told, and the thread has more to do.
-        error_id = uuid.uuid4().hex[:12]
-        _log.exception("load_failed", model=turn.name, error_id=error_id)
-        error = InternalError(f"an error of the server's own (error id {error_id})")
+        error = fault("load_failed", model=turn.name)
     if not turn.answer(error) and error is not None:
         _log.error("load_failed", model=turn.name, why=str(error))
 
