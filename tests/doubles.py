@@ -172,6 +172,12 @@ class FakeInstances:
         self.dispatched: list[Batch] = []
         self.refusals: deque[Exception] = deque()
 
+    @property
+    def up_count(self) -> int:
+        if not self.is_up:
+            return 0
+        return len(self.slots) if self.are_apart else 1
+
     def take_nowait(self, *, stages: bool = True) -> FakeSlot | None:
         is_busy = not self.are_apart and len(self.free) < len(self.slots)
         if not self.free or (is_busy and not stages):

@@ -12,8 +12,10 @@
       LoadFailed                   FAILED_PRECONDITION  a model cannot be loaded, and why
       ResourceExhausted            RESOURCE_EXHAUSTED   queue, message or arena is full
       DeadlinePassed               DEADLINE_EXCEEDED
+        DeadlineInfeasible         DEADLINE_EXCEEDED    it cannot be met, by the learned times
       Cancelled                    CANCELLED            the caller left
       ModelFailed                  INTERNAL             the model raised; never its traceback
+        OutOfMemory                RESOURCE_EXHAUSTED   with as few rows as it may have
       InternalError                INTERNAL             our own bug; the log has the error id
       Unauthenticated              UNAUTHENTICATED      the token is missing or wrong
       PermissionDenied             PERMISSION_DENIED    the token is not for this method
@@ -140,6 +142,12 @@ class DeadlinePassed(HeadraceError):
     reason = "deadline"
 
 
+class DeadlineInfeasible(DeadlinePassed):
+    """The answer is expected after the caller's deadline: the request was refused at once."""
+
+    reason = "infeasible"
+
+
 class Cancelled(HeadraceError):
     """The caller left before the answer."""
 
@@ -166,7 +174,14 @@ class ModelFailed(HeadraceError):
 
     def without_text(self) -> "ModelFailed":
         """The same for a batch of several callers: the text may quote the rows of one of them."""
-        return ModelFailed(self._kind, "", self.error_id)
+        return type(self)(self._kind, "", self.error_id)
+
+
+class OutOfMemory(ModelFailed):
+    """The model ran out of memory, on the device or the host, and fewer rows would not help."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "out_of_memory"
 
 
 class InternalError(HeadraceError):

@@ -56,6 +56,7 @@ class Instrument:
         rows: Rows answered.
         batches: Batches run, retries included.
         retried: Batches run again after a worker was lost.
+        taken_apart: Batches run again in pieces, since they failed as a whole.
         overflows: Batches whose outputs did not fit their slot and travelled in a memfd.
         request_s: From arrival to answer.
         queue_s: From arrival to the close of the batch.
@@ -71,6 +72,7 @@ class Instrument:
         self.rows = 0
         self.batches = 0
         self.retried = 0
+        self.taken_apart = 0
         self.overflows = 0
         self.request_s = Histogram(DURATION_BUCKETS_S)
         self.queue_s = Histogram(DURATION_BUCKETS_S)

@@ -36,6 +36,11 @@ _COUNTERS = (
     ("headrace_rows", "Rows run.", "rows"),
     ("headrace_batches", "Batches run.", "batches"),
     ("headrace_batches_retried", "Batches run again after a worker was lost.", "retried"),
+    (
+        "headrace_batches_taken_apart",
+        "Batches run again in pieces after they failed.",
+        "taken_apart",
+    ),
     ("headrace_outputs_overflowed", "Batches whose outputs exceeded their slot.", "overflows"),
 )
 
@@ -120,13 +125,19 @@ class Metrics(Collector):
         instances = GaugeMetricFamily(
             "headrace_instances_up", "Instances that can run a batch.", labels=_LABELS
         )
+        cap = GaugeMetricFamily(
+            "headrace_rows_cap",
+            "Rows of a batch that fit the memory; 0: no bound is known.",
+            labels=_LABELS,
+        )
         for model, queue in models:
             labels = _labels(model)
+            cap.add_metric(labels, queue.rows_cap)
             rows.add_metric(labels, queue.queued_rows)
             nbytes.add_metric(labels, queue.queued_bytes)
             flying.add_metric(labels, queue.in_flight)
             instances.add_metric(labels, 0 if model.group is None else model.group.up_count)
-        yield from (rows, nbytes, flying, instances)
+        yield from (rows, nbytes, flying, instances, cap)
         arena = GaugeMetricFamily(
             "headrace_arena_bytes", "Shared memory taken by slots.", labels=("worker",)
         )

@@ -84,6 +84,8 @@ class Request:
         id_field: The encoded id of the request, to be echoed; empty when it has none.
         arrived_at: When it reached us (seconds, monotonic clock).
         deadline_at: When the caller stops waiting; infinity for never.
+        priority: Its level, 1 the highest; the batcher puts it behind the last one where it has
+            waited too long.
         taken_rows: How many of its rows batches have taken; the batcher's own.
         is_cancelled: Whether the caller has left; its rows are dropped.
         answers: What the batches of a split request have brought back; the scheduler's own.
@@ -99,6 +101,7 @@ class Request:
         "is_cancelled",
         "key",
         "nbytes",
+        "priority",
         "reply",
         "row_starts",
         "rows",
@@ -117,6 +120,7 @@ class Request:
         id_field: bytes = b"",
         arrived_at: float = 0.0,
         deadline_at: float = math.inf,
+        priority: int = 1,
     ) -> None:
         self.key = key
         self.rows = rows
@@ -127,6 +131,7 @@ class Request:
         self.id_field = id_field
         self.arrived_at = arrived_at
         self.deadline_at = deadline_at
+        self.priority = priority
         self.taken_rows = 0
         self.is_cancelled = False
         self.answers: list[PartAnswer] | None = None

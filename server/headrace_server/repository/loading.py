@@ -19,8 +19,10 @@ from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
 from ..scheduler.batcher import Batcher, Limits
-from ..scheduler.policy import DelayPolicy
+from ..scheduler.policy import POLICIES, Aims, Policy
 from ..scheduler.scheduler import Scheduler
+from ..scheduler.servicetimes import ServiceTimes
+from ..settings import ModelSettings
 from .librarian import Fetched
 from .model import ModelVersion, State
 
@@ -153,9 +155,11 @@ class Loader:
             settings.queue_rows_max,
             settings.queue_bytes_max,
             splits=splits,
+            predicts=settings.admission == "deadline",
         )
+        times = ServiceTimes()
         scheduler: Scheduler[Slot] = Scheduler(
-            Batcher(limits, DelayPolicy(settings.queue_delay_us_max / 1e6)),
+            Batcher(limits, _policy(settings, times), times),
             group,
             Instrument(),
             is_deterministic=settings.deterministic,
@@ -193,6 +197,18 @@ class Loader:
 
         instance.loaded.on_change = on_change
         instance.loaded.on_fail = on_fail
+
+
+def _policy(settings: ModelSettings, times: ServiceTimes) -> Policy:
+    """The policy that *settings* name, or mean."""
+    is_delaying = settings.queue_delay_us_max or settings.rows_preferred
+    name = settings.policy or ("delay" if is_delaying else "greedy")
+    aims = Aims(
+        delay_s=settings.queue_delay_us_max / 1e6,
+        rows_preferred=settings.rows_preferred,
+        p99_s=settings.p99_ms_max / 1e3,
+    )
+    return POLICIES[name](aims, times)
 
 
 def _out_bytes(signature: Signature | None, rows_max: int) -> int:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -23,18 +24,20 @@ from ..errors import (
     HeadraceError,
     InstanceLost,
     ModelFailed,
+    OutOfMemory,
     RequestEndsWorkers,
 )
 from ..faults import fault, new_error_id
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
 from .batcher import Batcher, Dispatch
+from .isolation import RetryBudget, pieces_for_workers, take_apart
 from .joining import join
 
 # A batch whose worker died waits this long, at most, for an instance that is up (seconds).
 RETRY_S_MAX = 10.0
-# How many workers one batch may cost before its requests are told, and how many may end for other
-# reasons while they have it.
+# How many workers one batch may cost before it is taken apart or told, and how many may end for
+# other reasons while they have it.
 _LOSSES_MAX = 2
 _MOVES_MAX = 5
 
@@ -44,8 +47,15 @@ _log = structlog.get_logger("headrace")
 Slot = TypeVar("Slot")
 
 
+_deadline = attrgetter("deadline_at")
+
+
 class Instances(Protocol[Slot]):
     """What runs batches: see `instances.group.InstanceGroup`."""
+
+    @property
+    def up_count(self) -> int:
+        """Instances that are up: so many batches are computed at once."""
 
     def take_nowait(self, *, stages: bool) -> Slot | None:
         """A free slot, or None; with *stages* also behind a batch that runs. Under the lock."""
@@ -81,7 +91,7 @@ class Scheduler(Generic[Slot]):
             batcher: The waiting requests; owned by the scheduler from now on.
             instances: What runs batches.
             instrument: Where numbers are noted.
-            is_deterministic: Whether a batch may run again after its worker died.
+            is_deterministic: Whether a batch may run again, whole or in pieces, that has failed.
             expect: Told of every instant at which `on_time` must be called.
             clock: Seconds on a monotonic clock.
         """
@@ -94,9 +104,12 @@ class Scheduler(Generic[Slot]):
         self._clock = clock
         # Guards the batcher, the free slots and everything below. Never held over I/O.
         self._lock = threading.Lock()
-        # Batches that lost their worker and wait for another one.
-        self._lost: deque[Batch] = deque()
+        # Batches that run again: those that lost their worker, and pieces of those that failed.
+        self._again: deque[Batch] = deque()
+        self._budget = RetryBudget()
         self._in_flight: set[Batch] = set()
+        # When the last batch ended, or the first began after a pause.
+        self._busy_since = -math.inf
         self._is_closed = False
         # What requests are told once it is closed.
         self._refusal = ""
@@ -116,6 +129,11 @@ class Scheduler(Generic[Slot]):
         return self._batcher.nbytes
 
     @property
+    def rows_cap(self) -> int:
+        """The fewest rows to which batches of a kind are held by memory; 0 where none are."""
+        return self._batcher.caps.lowest
+
+    @property
     def in_flight(self) -> int:
         """Batches that run."""
         return len(self._in_flight)
@@ -131,6 +149,9 @@ class Scheduler(Generic[Slot]):
                 error = Draining(self._refusal)
                 refused = [(request, error) for request in requests]
                 requests = ()
+            # Those that came together are told apart by their deadlines.
+            requests = sorted(requests, key=_deadline)
+            self._tell_load(requests)
             submit = self._batcher.submit
             for request in requests:
                 # A caller may leave before the burst that brought its request is handed over.
@@ -188,8 +209,8 @@ class Scheduler(Generic[Slot]):
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            batches = [*self._in_flight, *self._lost]
-            self._lost.clear()
+            batches = [*self._in_flight, *self._again]
+            self._again.clear()
             left = [part.request for batch in batches for part in batch.parts]
             left += self._batcher.drain()
             is_clean = all(request.is_cancelled for request in left)
@@ -201,32 +222,39 @@ class Scheduler(Generic[Slot]):
 
     def _is_idle(self) -> bool:
         """Whether no caller waits and nothing runs."""
-        is_lost_open = any(
-            not part.request.is_cancelled for batch in self._lost for part in batch.parts
+        is_again_open = any(
+            not part.request.is_cancelled for batch in self._again for part in batch.parts
         )
-        return not (self._batcher.rows or self._in_flight or is_lost_open)
+        return not (self._batcher.rows or self._in_flight or is_again_open)
+
+    def _tell_load(self, requests: Sequence[Request]) -> None:
+        """Tell the batcher what runs, where it wants to know whether deadlines can be met."""
+        batcher = self._batcher
+        if not batcher.limits.predicts or not requests or requests[0].deadline_at == math.inf:
+            return
+        batcher.width = self._instances.up_count
+        work_s = sum(batcher.times.expect(batch.key, batch.rows) for batch in self._in_flight)
+        done_s = (self._clock() - self._busy_since) * min(batcher.width, len(self._in_flight))
+        batcher.busy_s = max(work_s - done_s, 0.0)
 
     def _decide(self) -> tuple[list[tuple[Request, HeadraceError]], list[tuple[Batch, Slot]]]:
         """What is too late, and which batches go to which slots now."""
         now = self._clock()
-        late: list[tuple[Request, HeadraceError]] = [
-            (request, DeadlinePassed("the deadline passed while the request waited"))
-            for request in self._batcher.expire(now)
-        ]
+        late = self._batcher.expire(now)
         ready: list[tuple[Batch, Slot]] = []
         wake_at = math.inf
-        if self._lost:
+        if self._again:
             late += self._give_up(now)
         while True:
             # Behind a batch that runs only what is full goes ahead: another one still grows, and
             # would wait there as well as here.
             slot = self._instances.take_nowait(
-                stages=bool(self._lost) or self._batcher.is_next_full()
+                stages=bool(self._again) or self._batcher.is_next_full(now)
             )
             if slot is None:
                 break
-            if self._lost:
-                ready.append((self._lost.popleft(), slot))
+            if self._again:
+                ready.append((self._again.popleft(), slot))
                 continue
             action = self._batcher.next_action(now)
             if isinstance(action, Dispatch):
@@ -235,17 +263,19 @@ class Scheduler(Generic[Slot]):
             self._instances.release(slot)
             wake_at = action.at
             break
+        if not self._in_flight:
+            self._busy_since = now
         self._in_flight.update(batch for batch, _ in ready)
-        self._wake_by(min(wake_at, self._batcher.next_deadline_at(), self._lost_until()))
+        self._wake_by(min(wake_at, self._batcher.next_expiry_at(), self._again_until()))
         if late or not ready:
             self._idle.notify_all()
         return late, ready
 
     def _give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
-        """Who has waited long enough for another worker; lost batches keep the others' rows."""
+        """Who has waited long enough to run again; the batches keep the others' rows."""
         late: list[tuple[Request, HeadraceError]] = []
-        lost: deque[Batch] = deque()
-        for batch in self._lost:
+        again: deque[Batch] = deque()
+        for batch in self._again:
             open_parts = []
             for part in batch.parts:
                 if part.request.is_cancelled:
@@ -260,16 +290,16 @@ class Scheduler(Generic[Slot]):
                     open_parts.append(part)
             if open_parts:
                 rows = sum(part.stop - part.start for part in open_parts)
-                lost.append(replace(batch, parts=open_parts, rows=rows))
-        self._lost = lost
+                again.append(replace(batch, parts=open_parts, rows=rows))
+        self._again = again
         return late
 
-    def _lost_until(self) -> float:
-        """When someone who waits for another worker has waited long enough."""
+    def _again_until(self) -> float:
+        """When someone who waits to run again has waited long enough."""
         return min(
             (
                 min(batch.retry_until, *(part.request.deadline_at for part in batch.parts))
-                for batch in self._lost
+                for batch in self._again
             ),
             default=math.inf,
         )
@@ -305,7 +335,7 @@ class Scheduler(Generic[Slot]):
         else:
             self._answer(batch, outcome.outputs)
             self._run(self._release(slot))
-        self._forget(batch)
+        self._forget(batch, outcome)
         self._note(batch, outcome)
 
     def _release(self, slot: Slot) -> list[tuple[Batch, Slot]]:
@@ -315,10 +345,11 @@ class Scheduler(Generic[Slot]):
         self._fail_all(late)
         return ready
 
-    def _forget(self, batch: Batch) -> None:
+    def _forget(self, batch: Batch, outcome: Outcome) -> None:
         """All requests of *batch* have their answers: only now is it no longer in flight."""
         with self._lock:
-            self._in_flight.remove(batch)
+            self._end_run(batch)
+            self._learn(batch, outcome)
             if self._is_closed:
                 self._idle.notify_all()
 
@@ -328,21 +359,20 @@ class Scheduler(Generic[Slot]):
         Its slot is not free at once: the next batch would take it and fare the same.
         """
         with self._lock:
-            self._in_flight.remove(batch)
+            self._end_run(batch)
             self._instances.put_back(slot)
             # Put back twice in a row, it goes on waiting as long as it would have.
             batch.retry_until = min(batch.retry_until, self._clock() + RETRY_S_MAX)
-            self._lost.append(batch)
+            self._again.append(batch)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
 
     def _settle(self, batch: Batch, slot: Slot, error: HeadraceError) -> list[tuple[Batch, Slot]]:
-        """A batch has no outputs: it waits for another instance, or its requests are told."""
-        is_retried = isinstance(error, InstanceLost) and self._may_run_again(batch, error)
-        if is_retried:
-            self.instrument.retried += 1
-        else:
+        """A batch has no outputs: it runs again, whole or in pieces, or its requests are told."""
+        with self._lock:
+            again = self._batches_again(batch, error)
+        if not again:
             if isinstance(error, InstanceLost) and batch.losses >= _LOSSES_MAX:
                 error = _told_if_alone(batch, error)
             if isinstance(error, ModelFailed) and len(batch.parts) > 1:
@@ -350,20 +380,67 @@ class Scheduler(Generic[Slot]):
             for part in batch.parts:
                 self._fail(part.request, error)
         with self._lock:
-            self._in_flight.remove(batch)
-            if is_retried:
-                batch.retry_until = self._clock() + RETRY_S_MAX
-                self._lost.append(batch)
+            self._end_run(batch)
+            self._again += again
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
 
-    def _may_run_again(self, batch: Batch, error: InstanceLost) -> bool:
-        """Count one more worker that *batch* lost; whether it may have another."""
-        batch.losses += error.is_suspect
-        batch.moves += 1
-        return batch.losses < _LOSSES_MAX and batch.moves < _MOVES_MAX and self._is_deterministic
+    def _batches_again(self, batch: Batch, error: HeadraceError) -> list[Batch]:
+        """What of a batch that failed runs again. Under the lock."""
+        now = self._clock()
+        is_out_of_memory = isinstance(error, OutOfMemory)
+        if is_out_of_memory:
+            self._batcher.shrink(batch, now)
+        if isinstance(error, InstanceLost):
+            batch.losses += error.is_suspect
+            batch.moves += 1
+        if not self._is_deterministic:
+            return []
+        if isinstance(error, InstanceLost):
+            if batch.losses < _LOSSES_MAX:
+                again = [batch] if batch.moves < _MOVES_MAX else []
+                self.instrument.retried += len(again)
+                return self._waiting_again(again, now)
+            # Each piece may cost one more worker.
+            fresh = replace(batch, losses=_LOSSES_MAX - 1, moves=0)
+            pieces = take_apart(fresh, pieces_for_workers(len(batch.parts)), now)
+        elif is_out_of_memory:
+            cuts = self._batcher.limits.splits and not batch.key.is_scalar
+            pieces = take_apart(batch, 2, now, cuts=cuts)
+        elif isinstance(error, ModelFailed):
+            pieces = take_apart(batch, 2, now)
+        else:
+            return []
+        # Memory needs no budget: the batches that follow are smaller.
+        if len(pieces) < 2 or not (is_out_of_memory or self._budget.take(len(pieces), now)):
+            return []
+        self.instrument.taken_apart += 1
+        return self._waiting_again(pieces, now)
+
+    def _waiting_again(self, batches: list[Batch], now: float) -> list[Batch]:
+        for batch in batches:
+            batch.retry_until = now + RETRY_S_MAX
+        return batches
+
+    def _end_run(self, batch: Batch) -> None:
+        """*batch* is no longer in flight. Under the lock."""
+        now = self._clock()
+        self._in_flight.remove(batch)
+        self._busy_since = now
+        self._budget.note_run(now)
+
+    def _learn(self, batch: Batch, outcome: Outcome) -> None:
+        """Learn from a batch that ran: what it took, and that it fitted. Under the lock."""
+        now = self._clock()
+        seconds = now - batch.closed_at
+        if outcome.instants is not None:
+            # Without the time that it waited in the worker, behind another batch.
+            seconds -= (outcome.instants.staged - outcome.instants.received) / 1e9
+        self._batcher.times.observe(batch.key, batch.rows, max(seconds, 0.0))
+        if self._batcher.caps:
+            self._batcher.caps.fit(batch.key, batch.rows, self._batcher.limits.rows_max, now)
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0
@@ -416,7 +493,6 @@ class Scheduler(Generic[Slot]):
         instrument.batches += 1
         instrument.batch_rows.observe(batch.rows)
         instrument.batch_s.observe(now - batch.closed_at)
-        self._batcher.policy.observe(batch.rows, now - batch.closed_at)
         if outcome.instants is not None:
             computed_ns = outcome.instants.computed - outcome.instants.staged
             instrument.compute_s.observe(computed_ns / 1e9)

@@ -44,20 +44,35 @@ class ModelSettings(Table):
 
     Attributes:
         rows_max: Rows of a batch.
+        policy: How long a free instance waits for more rows; empty: delay where the two settings
+            that follow ask for it, else greedy.
         queue_delay_us_max: How long a batch that is not full may wait, in microseconds.
+        rows_preferred: With as many rows it waits no longer; 0 for a full batch.
+        p99_ms_max: What 99 of 100 requests should take at most, for the adaptive policy.
+        admission: Whether a request is refused at once whose deadline cannot be met.
         queue_rows_max: Rows that may wait.
         queue_bytes_max: Bytes of tensors that may wait.
         slots: Batches that one instance may hold: one computes while the next is staged.
         instances: Copies of the model, each with a thread of its own.
         method: The method to call instead of the one MLflow's predict_fn names.
-        deterministic: Whether a batch may run again after its worker was lost.
+        deterministic: Whether a batch may run again, whole or in pieces, that has failed.
         exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
         device: Where it computes; empty for the server's own setting.
         worker: "shared", or "own" for a process of its own.
     """
 
     rows_max: Annotated[_Rows, Mark.BY_TAG] = 64
+    policy: Annotated[
+        Literal["", "greedy", "delay", "adaptive"],
+        Mark.BY_TAG,
+        Expected("greedy, delay or adaptive, or nothing"),
+    ] = ""
     queue_delay_us_max: Annotated[int, Field(ge=0, le=60_000_000), Mark.BY_TAG] = 0
+    rows_preferred: Annotated[int, Field(ge=0, le=2**31 - 1), Mark.BY_TAG] = 0
+    p99_ms_max: Annotated[float, Field(ge=0.1, le=3_600_000, allow_inf_nan=False), Mark.BY_TAG] = (
+        100.0
+    )
+    admission: Annotated[Literal["bounds", "deadline"], Mark.BY_TAG] = "bounds"
     queue_rows_max: Annotated[_Rows, Mark.BY_TAG] = 16_384
     queue_bytes_max: Annotated[_Bytes, Mark.BY_TAG] = 1 << 30
     slots: Annotated[int, Field(ge=1, le=16)] = 2

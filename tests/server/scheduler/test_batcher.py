@@ -1,18 +1,19 @@
 """Batcher: which requests run together, and when; told the time, asked for the next action."""
 
 import math
+import random
 import weakref
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from doubles import RecordingReply
 from headrace.datatypes import DATATYPES
-from headrace_server.errors import ResourceExhausted
-from headrace_server.scheduler.batcher import Batcher, Dispatch, Limits, WaitUntil
-from headrace_server.scheduler.policy import DelayPolicy
+from headrace_server.errors import DeadlineInfeasible, ResourceExhausted
+from headrace_server.scheduler.batcher import Batcher, Dispatch, Level, Limits, WaitUntil
+from headrace_server.scheduler.policy import AdaptivePolicy, DelayPolicy, GreedyPolicy, Policy
 from headrace_server.types import Batch, BatchKey, InputLayout, Request
 
 LAYOUT = InputLayout("x", DATATYPES["FP32"], (), 4)
@@ -45,8 +46,9 @@ def request(
     at: float = 0.0,
     deadline: float = math.inf,
     nbytes: int = 0,
+    priority: int = 1,
 ) -> Request:
-    return Tracked(of, rows, [b""], REPLY, None, nbytes, b"", at, deadline)
+    return Tracked(of, rows, [b""], REPLY, None, nbytes, b"", at, deadline, priority)
 
 
 def batcher(
@@ -55,7 +57,9 @@ def batcher(
     service_s: float = 0.0,
     limits: Limits = Limits(rows_max=4),  # noqa: B008 - a frozen value.
 ) -> Batcher:
-    made = Batcher(limits, DelayPolicy(delay_s, service_s))
+    made = Batcher(limits, DelayPolicy(delay_s))
+    if service_s:
+        made.times.observe(K, 1, service_s)
     for one in requests:
         made.submit(one)
     return made
@@ -64,6 +68,11 @@ def batcher(
 def dispatched(action: Dispatch | WaitUntil) -> Batch:
     assert isinstance(action, Dispatch), f"expected a batch, got {action}"
     return action.batch
+
+
+def late(waiting: Batcher, now: float) -> list[Request]:
+    """Those whose time is up."""
+    return [one for one, _ in waiting.expire(now)]
 
 
 def parts(batch: Batch) -> list[tuple[Request, int, int]]:
@@ -97,8 +106,9 @@ def test_a_full_batch_waits_for_no_delay() -> None:
 
 
 def test_a_batch_closes_while_its_most_urgent_request_can_still_be_answered() -> None:
-    waiting = batcher(request(at=0.0), request(at=0.0, deadline=6.0), delay_s=10.0, service_s=2.0)
+    waiting = batcher(request(at=0.0), request(at=0.0, deadline=6.0), delay_s=10.0, service_s=1.0)
 
+    # One row took a second so far: two are taken to take two.
     assert waiting.next_action(0.0) == WaitUntil(4.0)
     assert dispatched(waiting.next_action(4.0)).rows == 2
 
@@ -108,7 +118,7 @@ def test_an_urgent_request_hastens_only_the_line_it_waits_in() -> None:
     relaxed, urgent = request(at=0.0), request(of=other, at=1.0, deadline=4.0)
     waiting = batcher(relaxed, urgent, delay_s=10.0)
 
-    waiting.policy.observe(1, 1.0)
+    waiting.times.observe(K, 1, 1.0)
 
     assert parts(dispatched(waiting.next_action(3.0))) == [(urgent, 0, 1)]
     assert waiting.next_action(3.0) == WaitUntil(10.0)
@@ -226,14 +236,14 @@ def test_a_request_with_a_scalar_runs_whole_whatever_its_rows() -> None:
 def test_the_batch_that_is_due_first_is_told_to_be_full_or_not() -> None:
     small, large = request(3, at=1.0), request(4, of=key(), at=2.0)
     waiting = batcher(small, large, limits=Limits(4))
-    assert not waiting.is_next_full()
+    assert not waiting.is_next_full(2.0)
 
     waiting.submit(request(1))
-    assert waiting.is_next_full()
+    assert waiting.is_next_full(2.0)
     waiting.next_action(2.0)
-    assert waiting.is_next_full()
+    assert waiting.is_next_full(2.0)
     waiting.next_action(2.0)
-    assert not waiting.is_next_full()
+    assert not waiting.is_next_full(2.0)
 
 
 # How many.
@@ -283,7 +293,7 @@ def test_a_refused_request_leaves_no_trace() -> None:
         waiting.submit(refused)
 
     assert repr(waiting) == "<Batcher [3 rows waiting in 1 lines]>"
-    assert waiting.next_deadline_at() == math.inf
+    assert waiting.next_expiry_at() == math.inf
     assert waiting.expire(2.0) == []
 
 
@@ -357,7 +367,7 @@ def test_a_line_that_everyone_left_is_gone() -> None:
     waiting.cancel(only)
 
     assert waiting.next_action(0.0) == WaitUntil(math.inf)
-    assert waiting.next_deadline_at() == math.inf
+    assert waiting.next_expiry_at() == math.inf
     assert repr(waiting) == "<Batcher [0 rows waiting in 0 lines]>"
 
 
@@ -365,10 +375,10 @@ def test_late_requests_leave_in_order_of_their_deadlines() -> None:
     requests = [request(deadline=at) for at in (5.0, 3.0, 9.0, 4.0)]
     waiting = batcher(*requests)
 
-    assert waiting.next_deadline_at() == 3.0
-    assert waiting.expire(2.9) == []
-    assert waiting.expire(5.0) == [requests[1], requests[3], requests[0]]
-    assert waiting.next_deadline_at() == 9.0
+    assert waiting.next_expiry_at() == 3.0
+    assert late(waiting, 2.9) == []
+    assert late(waiting, 5.0) == [requests[1], requests[3], requests[0]]
+    assert waiting.next_expiry_at() == 9.0
     assert waiting.rows == 1
 
 
@@ -376,9 +386,7 @@ def test_many_late_requests_leave_at_once_and_each_only_once() -> None:
     requests = [request(deadline=float(at % 7)) for at in range(300)]
     waiting = batcher(*requests)
 
-    late = waiting.expire(6.0)
-
-    assert late == sorted(requests, key=lambda one: one.deadline_at)
+    assert late(waiting, 6.0) == sorted(requests, key=lambda one: one.deadline_at)
     assert waiting.expire(6.0) == []
     assert waiting.rows == 0
 
@@ -423,6 +431,196 @@ def test_lines_that_are_gone_are_forgotten_while_no_instance_is_free() -> None:
     assert dispatched(waiting.next_action(0.0)).key is K
 
 
+# Several kinds of requests at once.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_interleaved_shapes_fill_their_batches_as_if_they_came_sorted(seed: int) -> None:
+    """Eight shapes at random, a backlog of 1024 requests and more coming: batches stay full."""
+    shapes = [key() for _ in range(8)]
+    mixed = random.Random(seed).choices(shapes, k=8192)
+
+    def mean_rows(order: list[BatchKey]) -> float:
+        waiting = batcher(limits=Limits(rows_max=16))
+        coming = iter(order)
+        batches: list[int] = []
+        while True:
+            while waiting.rows < 1024 and (shape := next(coming, None)) is not None:
+                waiting.submit(request(of=shape, at=float(len(batches))))
+            action = waiting.next_action(float(len(batches)))
+            if isinstance(action, WaitUntil):
+                return sum(batches) / len(batches)
+            batches.append(action.batch.rows)
+
+    assert mean_rows(mixed) >= 0.9 * mean_rows(sorted(mixed, key=shapes.index))
+
+
+# Priorities.
+
+TWO_LEVELS = Limits(rows_max=4, levels=(Level(), Level()))
+
+
+def test_a_higher_priority_goes_first_also_where_it_came_later() -> None:
+    low, high = request(3, at=0.0, priority=2), request(3, of=key(), at=1.0)
+    waiting = batcher(low, high, limits=TWO_LEVELS)
+
+    assert [parts(dispatched(waiting.next_action(1.0)))[0][0] for _ in range(2)] == [high, low]
+
+
+def test_a_higher_priority_passes_those_of_its_own_key() -> None:
+    low = [request(priority=2) for _ in range(5)]
+    high = request(at=1.0)
+    waiting = batcher(*low, high, limits=TWO_LEVELS)
+
+    first = dispatched(waiting.next_action(1.0))
+
+    assert [part.request for part in first.parts] == [high, *low[:3]]
+    assert [part.request for part in dispatched(waiting.next_action(1.0)).parts] == low[3:]
+
+
+def test_rows_of_a_lower_priority_ride_along_where_there_is_room() -> None:
+    low, high, large = request(priority=2), request(2), request(3, priority=2)
+    waiting = batcher(low, high, large, limits=TWO_LEVELS)
+
+    assert parts(dispatched(waiting.next_action(0.0))) == [(high, 0, 2), (low, 0, 1)]
+
+
+def test_each_priority_has_its_own_bound() -> None:
+    limits = Limits(rows_max=4, levels=(Level(), Level(queue_rows_max=3)))
+    waiting = batcher(request(3, priority=2), limits=limits)
+
+    with pytest.raises(ResourceExhausted) as caught:
+        waiting.submit(request(priority=2))
+
+    assert str(caught.value) == (
+        "queue is full: 3 rows of priority 2 wait, 1 more would exceed priority_queue_rows_max = 3"
+    )
+    waiting.submit(request(5))
+    assert waiting.rows == 8
+
+
+def test_a_priority_whose_requests_may_wait_only_so_long_refuses_them_then() -> None:
+    limits = Limits(rows_max=4, levels=(Level(), Level(timeout_s=0.5)))
+    low, high = request(at=1.0, priority=2), request(at=1.0)
+    waiting = batcher(low, high, limits=limits)
+
+    assert waiting.next_expiry_at() == 1.5
+    assert waiting.expire(1.25) == []
+    ((gone, error),) = waiting.expire(1.5)
+
+    assert gone is low
+    assert str(error) == "the request waited for 500 ms, as long as priority 2 may"
+    assert waiting.rows == 1
+    assert waiting.next_expiry_at() == math.inf
+
+
+def test_a_priority_may_put_those_that_waited_too_long_behind_all_others() -> None:
+    limits = Limits(rows_max=2, levels=(Level(timeout_s=0.5, is_delayed=True), Level()))
+    old, low, young = request(2, at=1.0), request(2, at=1.2, priority=2), request(2, at=1.4)
+    waiting = batcher(old, low, young, limits=limits)
+
+    assert waiting.expire(1.5) == []
+
+    order = [parts(dispatched(waiting.next_action(1.5)))[0][0] for _ in range(3)]
+    assert order == [young, low, old]
+    assert waiting.rows == 0
+
+
+def test_one_that_was_put_behind_all_others_still_has_its_deadline() -> None:
+    limits = Limits(rows_max=2, levels=(Level(timeout_s=0.5, is_delayed=True),))
+    waiting = batcher(request(deadline=3.0), limits=limits)
+    waiting.expire(0.5)
+
+    assert waiting.next_expiry_at() == 3.0
+    ((_, error),) = waiting.expire(3.0)
+    assert str(error) == "the deadline passed while the request waited"
+
+
+# Deadlines that cannot be met.
+
+
+def predicting(*seconds: tuple[int, float]) -> Batcher:
+    """A batcher of one instance that knows what batches take."""
+    made = Batcher(Limits(rows_max=4, predicts=True, levels=(Level(), Level())), GreedyPolicy())
+    made.width = 1
+    for rows, took_s in seconds:
+        made.times.observe(K, rows, took_s)
+    return made
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_estimate() -> None:
+    waiting = predicting((1, 0.01), (4, 0.04))
+    waiting.busy_s = 0.02
+    for _ in range(2):
+        waiting.submit(request(4))
+
+    with pytest.raises(DeadlineInfeasible) as caught:
+        waiting.submit(request(deadline=0.1))
+
+    assert str(caught.value) == (
+        "the answer is expected in 110 ms (100 ms until its batch runs, behind 8 rows, and 10 ms "
+        "to run it); the deadline is in 100 ms"
+    )
+    assert waiting.rows == 8
+    waiting.submit(request(deadline=0.2))
+
+
+def test_a_deadline_is_measured_against_those_of_its_priority_and_above() -> None:
+    waiting = predicting((4, 0.04))
+    for _ in range(10):
+        waiting.submit(request(4, priority=2))
+
+    waiting.submit(request(4, deadline=0.05))
+    with pytest.raises(DeadlineInfeasible):
+        waiting.submit(request(4, deadline=0.05, priority=2))
+
+
+def test_several_instances_share_what_waits() -> None:
+    waiting = predicting((4, 0.04))
+    waiting.width = 4
+    for _ in range(4):
+        waiting.submit(request(4))
+
+    waiting.submit(request(4, deadline=0.09))
+
+
+def test_without_knowledge_nothing_is_refused() -> None:
+    waiting = predicting()
+    waiting.submit(request(1000, deadline=1e-9))
+    down = predicting((1, 10.0))
+    down.width = 0
+    down.submit(request(deadline=1.0))
+
+    assert (waiting.rows, down.rows) == (1000, 1)
+
+
+# Memory.
+
+
+def test_after_a_batch_ran_out_of_memory_batches_of_its_key_have_half_its_rows() -> None:
+    other = key()
+    waiting = batcher(limits=Limits(rows_max=8))
+    for _ in range(8):
+        waiting.submit(request())
+        waiting.submit(request(of=other))
+
+    waiting.shrink(dispatched(waiting.next_action(0.0)), 0.0)
+    for _ in range(8):
+        waiting.submit(request())
+
+    sizes = [(batch.key is K, batch.rows) for batch in drained(waiting, 0.0)]
+    assert sorted(sizes) == [(False, 8), (True, 4), (True, 4)]
+    assert waiting.caps.lowest == 4
+
+
+def drained(waiting: Batcher, now: float) -> list[Batch]:
+    """All batches that are due."""
+    batches = []
+    while isinstance(action := waiting.next_action(now), Dispatch):
+        batches.append(action.batch)
+    return batches
+
+
 # Everything at once.
 
 QUARTERS = st.integers(0, 12).map(lambda n: n / 4)
@@ -431,7 +629,8 @@ QUARTERS = st.integers(0, 12).map(lambda n: n / 4)
 class BatcherMachine(RuleBasedStateMachine):
     """A Batcher beside a model that looks at every waiting request every time."""
 
-    delay_s = 0.0
+    policy: Policy = GreedyPolicy()
+    levels: tuple[Level, ...] = (Level(),)
     splits = True
 
     ROWS_MAX = 4
@@ -440,45 +639,46 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.batcher = Batcher(
-            Limits(self.ROWS_MAX, self.QUEUE_ROWS_MAX, self.QUEUE_BYTES_MAX, self.splits),
-            DelayPolicy(self.delay_s),
+        limits = Limits(
+            self.ROWS_MAX, self.QUEUE_ROWS_MAX, self.QUEUE_BYTES_MAX, self.splits, self.levels
         )
+        self.batcher = Batcher(limits, self.policy)
         self.now = 100.0
         self.keys = [key(), key(), key(), key(is_scalar=True)]
         # The model: what waits, in order of arrival, and how many rows of it have left.
         self.waiting: list[Request] = []
         self.taken: dict[Request, int] = {}
+        # Those that have waited as long as their priority may, in that order.
+        self.delayed: list[Request] = []
         # How each request ended: rows that were dispatched, and whether it was told to go.
         self.dispatched: dict[Request, list[tuple[int, int]]] = {}
         self.gone: set[Request] = set()
-
-    @initialize(service_s=st.sampled_from([0.0, 0.5]))
-    def begin(self, service_s: float) -> None:
-        if service_s:
-            self.batcher.policy.observe(1, service_s)
 
     @rule(
         index=st.integers(0, 3),
         rows=st.integers(1, 9),
         nbytes=st.integers(0, 12),
-        age=st.sampled_from([0.0, 0.25]),
         patience=st.none() | QUARTERS,
+        data=st.data(),
     )
     def submit(
-        self, index: int, rows: int, nbytes: int, age: float, patience: float | None
+        self, index: int, rows: int, nbytes: int, patience: float | None, data: st.DataObject
     ) -> None:
         of = self.keys[index]
         one = request(
             1 if of.is_scalar else rows,
             of=of,
-            at=self.now - age,
+            at=self.now,
             deadline=math.inf if patience is None else self.now + patience,
             nbytes=nbytes,
+            priority=data.draw(st.integers(1, len(self.levels))),
         )
+        bound = self.levels[one.priority - 1].queue_rows_max or math.inf
+        same = [other for other in self.waiting if self.level(other) == one.priority]
         fits = (
-            self.rows() + one.rows <= self.QUEUE_ROWS_MAX
+            self.rows(self.waiting) + one.rows <= self.QUEUE_ROWS_MAX
             and self.nbytes() + nbytes <= self.QUEUE_BYTES_MAX
+            and self.rows(same) + one.rows <= bound
         )
         if fits:
             self.batcher.submit(one)
@@ -523,9 +723,9 @@ class BatcherMachine(RuleBasedStateMachine):
             self.check(then)
             assert is_late or isinstance(then, Dispatch), "woken for nothing"
 
-    @rule(seconds=QUARTERS)
-    def learn(self, seconds: float) -> None:
-        self.batcher.policy.observe(1, seconds)
+    @rule(rows=st.integers(1, 4), seconds=QUARTERS, index=st.integers(0, 3))
+    def learn(self, rows: int, seconds: float, index: int) -> None:
+        self.batcher.times.observe(self.keys[index], rows, seconds)
 
     @rule(is_really=st.sampled_from([False, False, True]))
     def drain(self, is_really: bool) -> None:
@@ -536,10 +736,10 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_exact(self) -> None:
-        assert self.batcher.rows == self.rows()
+        assert self.batcher.rows == self.rows(self.waiting)
         assert self.batcher.nbytes == self.nbytes()
-        assert self.batcher.next_deadline_at() == min(
-            (one.deadline_at for one in self.waiting), default=math.inf
+        assert self.batcher.next_expiry_at() == min(
+            (min(one.deadline_at, self.timeout_at(one)) for one in self.waiting), default=math.inf
         )
 
     def teardown(self) -> None:
@@ -554,11 +754,19 @@ class BatcherMachine(RuleBasedStateMachine):
 
     # The model.
 
-    def rows(self) -> int:
-        return sum(one.rows - self.taken[one] for one in self.waiting)
+    def rows(self, requests: list[Request]) -> int:
+        return sum(one.rows - self.taken[one] for one in requests)
 
     def nbytes(self) -> int:
         return sum(one.nbytes for one in self.waiting)
+
+    def level(self, one: Request) -> int:
+        return len(self.levels) + 1 if one in self.delayed else one.priority
+
+    def timeout_at(self, one: Request) -> float:
+        if one in self.delayed:
+            return math.inf
+        return one.arrived_at + self.levels[one.priority - 1].timeout_s
 
     def leave(self, one: Request) -> None:
         if one in self.waiting:
@@ -566,24 +774,45 @@ class BatcherMachine(RuleBasedStateMachine):
             self.gone.add(one)
 
     def expire(self) -> bool:
+        """Whether someone left, or was put behind the others."""
         late = [one for one in self.waiting if one.deadline_at <= self.now]
-        expired = self.batcher.expire(self.now)
-        assert sorted(map(id, expired)) == sorted(map(id, late))
-        assert [one.deadline_at for one in expired] == sorted(one.deadline_at for one in late)
-        for one in late:
+        rest = [one for one in self.waiting if one not in late]
+        timed_out = [one for one in rest if self.timeout_at(one) <= self.now]
+        timed_out.sort(key=self.timeout_at)
+        delayed = [one for one in timed_out if self.levels[one.priority - 1].is_delayed]
+        refused = [one for one in timed_out if one not in delayed]
+
+        expired = [one for one, _ in self.batcher.expire(self.now)]
+
+        assert sorted(map(id, expired)) == sorted(map(id, late + refused))
+        told = [one.deadline_at for one in expired[: len(late)]]
+        assert told == sorted(one.deadline_at for one in late)
+        self.delayed += delayed
+        for one in late + refused:
             self.leave(one)
-        return bool(late)
+        return bool(late or timed_out)
 
     def line(self, of: BatchKey) -> list[Request]:
-        return [one for one in self.waiting if one.key is of]
+        """What waits of one key, in the order in which it goes."""
+        line = [one for one in self.waiting if one.key is of and one not in self.delayed]
+        line.sort(key=lambda one: one.priority)
+        return line + [one for one in self.delayed if one.key is of and one in self.waiting]
 
     def rows_max(self, of: BatchKey) -> int:
         return 1 if of.is_scalar else self.ROWS_MAX
 
     def due_at(self, of: BatchKey) -> float:
+        """When a line is due; for policies that look at nothing but rows and arrival."""
         line = self.line(of)
-        is_full = sum(one.rows - self.taken[one] for one in line) >= self.rows_max(of)
-        return line[0].arrived_at + (0.0 if is_full else self.delay_s)
+        if self.rows(line) >= self.policy.rows_wanted(of, self.rows_max(of)):
+            return -math.inf
+        firsts = {self.level(one): one for one in reversed(line)}.values()
+        oldest_at = min(one.arrived_at for one in firsts)
+        return self.policy.due_at(of, self.rows(line), oldest_at, self.now)
+
+    def place(self, of: BatchKey) -> tuple[int, float]:
+        first = self.line(of)[0]
+        return self.level(first), first.arrived_at
 
     def check(self, action: Dispatch | WaitUntil) -> None:
         """Compare *action* with what the model would do, and do it in the model."""
@@ -591,16 +820,28 @@ class BatcherMachine(RuleBasedStateMachine):
         if not lines:
             assert action == WaitUntil(math.inf)
             return
-        due_at = min(map(self.due_at, lines))
+        due = {of for of in lines if self.due_at(of) <= self.now}
         deadline_at = min(one.deadline_at for one in self.waiting)
-        urgent_at = deadline_at - self.batcher.policy.service_s
-        if due_at <= self.now:
-            first = {of for of in lines if self.due_at(of) == due_at}
-        elif urgent_at <= self.now:
-            first = {one.key for one in self.waiting if one.deadline_at == deadline_at}
-        else:
-            assert action == WaitUntil(min(due_at, urgent_at))
+        urgent = {one.key for one in self.waiting if one.deadline_at == deadline_at}
+        if due:
+            best = min(map(self.place, due))
+            self.run(action, {of for of in due if self.place(of) == best})
             return
+        # Of several that are as urgent any may be looked at.
+        urgent_ats = {of: deadline_at - self.run_s(of) for of in urgent}
+        if isinstance(action, Dispatch):
+            self.run(action, {of for of, at in urgent_ats.items() if at <= self.now})
+            return
+        due_at = min(map(self.due_at, lines))
+        assert action.at in {min(due_at, at) for at in urgent_ats.values()}
+        assert action.at > self.now
+
+    def run_s(self, of: BatchKey) -> float:
+        rows = min(self.rows(self.line(of)), self.rows_max(of))
+        return self.batcher.times.allow(of, rows)
+
+    def run(self, action: Dispatch | WaitUntil, first: set[BatchKey]) -> None:
+        """The batch must be of one of these keys, and have the rows that go first."""
         batch = dispatched(action)
         assert batch.key in first
         assert batch.closed_at == self.now
@@ -617,8 +858,8 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.waiting.remove(one)
 
     def next_parts(self, of: BatchKey) -> Iterator[tuple[Request, int, int]]:
-        """The oldest rows of a line, as many as fit."""
-        room = self.rows_max(of)
+        """The first rows of a line, as many as fit."""
+        room = self.room(of)
         for index, one in enumerate(self.line(of)):
             start = self.taken[one]
             left = one.rows - start
@@ -630,9 +871,16 @@ class BatcherMachine(RuleBasedStateMachine):
             if room <= 0:
                 return
 
+    def room(self, of: BatchKey) -> int:
+        return self.rows_max(of)
+
 
 class DelayedMachine(BatcherMachine):
-    delay_s = 1.5
+    policy = DelayPolicy(1.5)
+
+
+class PreferringMachine(BatcherMachine):
+    policy = DelayPolicy(1.5, rows_preferred=2)
 
 
 class WholeMachine(BatcherMachine):
@@ -640,11 +888,50 @@ class WholeMachine(BatcherMachine):
 
 
 class DelayedWholeMachine(BatcherMachine):
-    delay_s = 1.5
+    policy = DelayPolicy(1.5)
     splits = False
+
+
+class LevelsMachine(BatcherMachine):
+    levels = (Level(), Level(queue_rows_max=10, timeout_s=1.25), Level(timeout_s=0.75))
+
+
+class DelayingLevelsMachine(BatcherMachine):
+    policy = DelayPolicy(1.5)
+    levels = (Level(timeout_s=2.0, is_delayed=True), Level(timeout_s=0.75, is_delayed=True))
+
+
+class AdaptiveMachine(BatcherMachine):
+    """What it waits for is its own affair; the rows that run, and that something does, is not."""
+
+    P99_S = 3.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batcher.policy = AdaptivePolicy(self.P99_S, self.batcher.times)
+
+    def check(self, action: Dispatch | WaitUntil) -> None:
+        if not self.waiting:
+            assert action == WaitUntil(math.inf)
+        elif isinstance(action, WaitUntil):
+            assert action.at > self.now
+            for of in {one.key for one in self.waiting}:
+                line = self.line(of)
+                assert self.rows(line) < self.rows_max(of), "a full batch waits"
+                assert action.at < line[0].arrived_at + self.P99_S, "waits beyond the objective"
+        else:
+            self.run(action, {one.key for one in self.waiting})
+
+    def room(self, of: BatchKey) -> int:
+        waited_s = self.now - self.line(of)[0].arrived_at
+        return self.batcher.policy.rows_taken(of, self.rows_max(of), waited_s)
 
 
 TestNoDelay = BatcherMachine.TestCase
 TestDelay = DelayedMachine.TestCase
+TestPreferred = PreferringMachine.TestCase
 TestNoDelayWhole = WholeMachine.TestCase
 TestDelayWhole = DelayedWholeMachine.TestCase
+TestLevels = LevelsMachine.TestCase
+TestDelayingLevels = DelayingLevelsMachine.TestCase
+TestAdaptive = AdaptiveMachine.TestCase

@@ -3,26 +3,34 @@
 import itertools
 import math
 import threading
+from collections.abc import Collection
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from doubles import FakeClock, FakeInstances, RecordingReply, rows_of
 from headrace.datatypes import BYTES, DATATYPES
 from headrace_server.errors import (
+    DeadlineInfeasible,
     DeadlinePassed,
     Draining,
     HeadraceError,
     InstanceLost,
     InternalError,
     ModelFailed,
+    OutOfMemory,
+    RequestEndsWorkers,
     ResourceExhausted,
 )
 from headrace_server.instrument import Instrument
-from headrace_server.scheduler.batcher import Batcher, Limits
-from headrace_server.scheduler.policy import DelayPolicy
+from headrace_server.scheduler.batcher import Batcher, Level, Limits
+from headrace_server.scheduler.isolation import EXTRA_RUNS_MIN
+from headrace_server.scheduler.policy import AdaptivePolicy, DelayPolicy, GreedyPolicy, Policy
+from headrace_server.scheduler.rowcaps import PROBE_S_MIN
 from headrace_server.scheduler.scheduler import RETRY_S_MAX, Scheduler
+from headrace_server.scheduler.servicetimes import ServiceTimes
 from headrace_server.types import BatchKey, InputLayout, Instants, Request
 from strategies import chained
 
@@ -37,17 +45,19 @@ class House:
         self,
         *,
         slots: int = 1,
-        delay_s: float = 0.0,
+        policy: Policy = DelayPolicy(),  # noqa: B008 - a frozen value.
         limits: Limits = Limits(rows_max=4),  # noqa: B008 - a frozen value.
         is_deterministic: bool = True,
         are_apart: bool = True,
+        times: ServiceTimes | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.reply = RecordingReply()
         self.instances = FakeInstances(slots, are_apart=are_apart)
         self.instrument = Instrument()
+        self.batcher = Batcher(limits, policy, times)
         self.scheduler = Scheduler(
-            Batcher(limits, DelayPolicy(delay_s)),
+            self.batcher,
             self.instances,
             self.instrument,
             is_deterministic=is_deterministic,
@@ -58,7 +68,12 @@ class House:
         self._rows = itertools.count()
 
     def request(
-        self, rows: int = 1, *, key: BatchKey = NUMBERS, patience_s: float = math.inf
+        self,
+        rows: int = 1,
+        *,
+        key: BatchKey = NUMBERS,
+        patience_s: float = math.inf,
+        priority: int = 1,
     ) -> Request:
         """A request whose every row is like no other."""
         numbers = [next(self._rows) for _ in range(rows)]
@@ -69,7 +84,10 @@ class House:
             tensors = [b"".join(n.to_bytes(4, "little") for n in numbers)]
         now = self.clock.now
         nbytes = sum(map(len, tensors))
-        return Request(key, rows, tensors, self.reply, None, nbytes, b"", now, now + patience_s)
+        deadline_at = now + patience_s
+        return Request(
+            key, rows, tensors, self.reply, None, nbytes, b"", now, deadline_at, priority
+        )
 
     def submit(self, *requests: Request) -> None:
         self.scheduler.submit(requests)
@@ -184,7 +202,7 @@ def test_batches_leave_oldest_first() -> None:
 
 
 def test_a_batch_that_is_not_full_waits_for_the_delay_and_no_longer() -> None:
-    house = House(delay_s=2.0)
+    house = House(policy=DelayPolicy(2.0))
     one = house.submitted()
     house.clock.advance(1.5)
     two = house.submitted()
@@ -196,7 +214,7 @@ def test_a_batch_that_is_not_full_waits_for_the_delay_and_no_longer() -> None:
 
 
 def test_a_batch_that_fills_up_does_not_wait_for_the_delay() -> None:
-    house = House(delay_s=2.0)
+    house = House(policy=DelayPolicy(2.0))
 
     requests = [house.submitted(2), house.submitted(2)]
 
@@ -264,7 +282,7 @@ def test_a_request_that_comes_too_late_is_told_at_once() -> None:
 
 
 def test_waiting_for_more_never_costs_a_request_its_deadline() -> None:
-    house = House(delay_s=10.0)
+    house = House(policy=DelayPolicy(10.0))
     slow = house.submitted(4)
     house.clock.advance(1.0)
     house.instances.land()
@@ -419,16 +437,15 @@ def test_a_lost_batch_goes_before_what_came_later() -> None:
     assert house.running() == [[later]]
 
 
-def test_a_batch_that_costs_a_second_worker_tells_its_callers() -> None:
+def test_a_request_that_costs_a_second_worker_is_told_so() -> None:
     house = House()
-    burst = [house.request() for _ in range(3)]
-    house.submit(*burst)
+    one = house.submitted()
 
     for _ in range(2):
         house.lose_worker()
         house.bring_worker_back()
 
-    house.assert_failed(InstanceLost, *burst)
+    house.assert_failed(RequestEndsWorkers, one)
     assert house.running() == []
 
 
@@ -514,28 +531,26 @@ def test_requests_wait_while_there_is_no_worker() -> None:
 # Models and arenas that fail.
 
 
-def test_when_the_model_fails_every_request_of_the_batch_is_told() -> None:
+def test_a_request_that_the_model_fails_on_is_told_what_it_says() -> None:
     house = House()
-    burst = [house.request() for _ in range(3)]
-    house.submit(*burst)
+    alone = house.submitted()
 
     house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "abc"))
 
-    house.assert_failed(ModelFailed, *burst)
-    assert house.instrument.failed == {"model": 3}
+    house.assert_failed(ModelFailed, alone)
+    assert str(house.reply.error_of(alone)) == "ValueError: no such city: 'Atlantis' (error id abc)"
+    assert house.instrument.failed == {"model": 1}
 
 
 def test_what_a_model_says_of_one_callers_rows_is_told_to_no_other() -> None:
-    house = House()
+    house = House(is_deterministic=False)
     burst = [house.request(), house.request()]
     house.submit(*burst)
+
     house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "abc"))
-    alone = house.submitted()
-    house.instances.crash(ModelFailed("ValueError", "no such city: 'Atlantis'", "def"))
 
     for one in burst:
         assert str(house.reply.error_of(one)) == "ValueError (error id abc)"
-    assert str(house.reply.error_of(alone)) == "ValueError: no such city: 'Atlantis' (error id def)"
 
 
 def test_a_failed_batch_frees_its_slot() -> None:
@@ -608,10 +623,305 @@ def test_a_broken_connection_does_not_disturb_the_others(ends: str) -> None:
         house.instances.land()
         house.assert_answered(burst[0], burst[2])
     if ends == "in an error":
-        house.instances.crash(ModelFailed("ValueError", "", "abc"))
+        run_all(house, guilty=burst)
         house.assert_failed(ModelFailed, burst[0], burst[2])
         next_one = house.submitted()
         assert house.running() == [[next_one]]
+
+
+# Batches taken apart.
+
+
+def run_all(house: House, guilty: Collection[Request], *, fits: int = 1000) -> int:
+    """Let everything run: the model fails on the guilty, and has memory for so many rows.
+
+    Returns the number of batches that were run.
+    """
+    runs = 0
+    while house.instances.running:
+        runs += 1
+        batch = house.instances.running[0].batch
+        if batch.rows > fits:
+            house.instances.crash(OutOfMemory("OutOfMemoryError", "no room", "oom"))
+        elif any(part.request in guilty for part in batch.parts):
+            house.instances.crash(ModelFailed("ValueError", "bad row", "abc"))
+        else:
+            house.instances.land()
+    return runs
+
+
+@given(
+    rows=st.lists(st.integers(1, 6), min_size=1, max_size=20),
+    guilty=st.sets(st.integers(0, 19), max_size=2),
+    slots=st.integers(1, 3),
+)
+def test_the_guilty_alone_are_told_and_the_innocent_get_their_answers(
+    rows: list[int], guilty: set[int], slots: int
+) -> None:
+    house = House(slots=slots, limits=Limits(rows_max=16))
+    burst = [house.request(count) for count in rows]
+    blamed = [one for index, one in enumerate(burst) if index in guilty]
+    house.submit(*burst)
+
+    run_all(house, blamed)
+
+    house.assert_answered(*(one for one in burst if one not in blamed))
+    house.assert_failed(ModelFailed, *blamed)
+    for one in blamed:
+        assert "bad row" in str(house.reply.error_of(one))
+
+
+def test_finding_one_guilty_request_takes_two_runs_per_halving() -> None:
+    house = House(limits=Limits(rows_max=64))
+    house.submit(*(burst := [house.request() for _ in range(64)]))
+
+    runs = run_all(house, burst[41:42])
+
+    assert runs == 1 + 2 * 6
+    assert house.instrument.taken_apart == 6
+    house.assert_answered(*burst[:41], *burst[42:])
+
+
+def test_a_model_that_always_fails_multiplies_its_work_by_a_quarter_at_most() -> None:
+    house = House(limits=Limits(rows_max=4))
+    runs = batches = 0
+    for _ in range(400):
+        burst = [house.request() for _ in range(4)]
+        house.submit(*burst)
+        runs += run_all(house, burst)
+        batches += 1
+        house.clock.advance(0.025)
+        house.assert_failed(ModelFailed, *burst)
+
+    # All within ten seconds.
+    assert runs - batches <= EXTRA_RUNS_MIN + 0.25 * runs
+    assert runs - batches >= EXTRA_RUNS_MIN
+
+
+def test_the_budget_of_extra_runs_comes_back() -> None:
+    house = House(limits=Limits(rows_max=64))
+    burst = [house.request() for _ in range(64)]
+    house.submit(*burst)
+    assert run_all(house, burst) == 1 + EXTRA_RUNS_MIN
+
+    house.clock.advance(11.0)
+    house.submit(*(burst := [house.request() for _ in range(64)]))
+
+    assert run_all(house, burst[:1]) == 1 + 2 * 6
+    house.assert_answered(*burst[1:])
+
+
+def test_a_model_that_is_not_deterministic_runs_nothing_again() -> None:
+    house = House(is_deterministic=False, limits=Limits(rows_max=8))
+    house.submit(*(burst := [house.request() for _ in range(8)]))
+
+    assert run_all(house, burst[:1]) == 1
+    house.assert_failed(ModelFailed, *burst)
+    house.submit(*(burst := [house.request() for _ in range(8)]))
+    assert run_all(house, (), fits=4) == 1
+    house.assert_failed(OutOfMemory, *burst)
+    house.submit(*(burst := [house.request() for _ in range(8)]))
+    # The cap is remembered all the same.
+    assert run_all(house, (), fits=4) == 2
+
+
+def test_pieces_run_before_what_came_later() -> None:
+    house = House(limits=Limits(rows_max=4))
+    house.submit(*(burst := [house.request() for _ in range(4)]))
+    later = house.submitted()
+
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+
+    assert house.running() == [burst[:2]]
+    house.instances.land()
+    assert house.running() == [burst[2:]]
+    house.instances.land()
+    assert house.running() == [[later]]
+
+
+def test_a_caller_that_left_does_not_run_again() -> None:
+    house = House(slots=1, limits=Limits(rows_max=4))
+    house.submit(*(burst := [house.request() for _ in range(4)]))
+    house.scheduler.cancel(burst[0])
+    house.scheduler.cancel(burst[1])
+
+    house.instances.crash(ModelFailed("ValueError", "", "abc"))
+
+    assert house.running() == [burst[2:]]
+    house.instances.land()
+    house.assert_answered(*burst[2:])
+
+
+@pytest.mark.parametrize("count", [2, 9, 64])
+def test_the_request_that_ends_workers_is_found_and_the_innocent_get_their_answers(
+    count: int,
+) -> None:
+    house = House(limits=Limits(rows_max=64))
+    house.submit(*(burst := [house.request() for _ in range(count)]))
+    killer = burst[count // 2]
+    ended = 0
+    while house.instances.running:
+        if killer in house.running()[0]:
+            house.lose_worker()
+            ended += 1
+            house.bring_worker_back()
+        else:
+            house.instances.land()
+
+    house.assert_failed(RequestEndsWorkers, killer)
+    house.assert_answered(*(one for one in burst if one is not killer))
+    # Two to suspect the batch, one per time that it is taken apart.
+    assert ended <= 4
+    assert house.instrument.failed == {"ends_workers": 1}
+
+
+# Memory.
+
+
+@given(
+    rows=st.lists(st.integers(1, 20), min_size=1, max_size=20),
+    fits=st.integers(1, 16),
+    slots=st.integers(1, 2),
+)
+def test_batches_that_exceed_the_memory_are_halved_until_they_fit(
+    rows: list[int], fits: int, slots: int
+) -> None:
+    house = House(slots=slots, limits=Limits(rows_max=16))
+    house.submit(*(burst := [house.request(count) for count in rows]))
+
+    run_all(house, (), fits=fits)
+
+    house.assert_answered(*burst)
+
+
+def test_what_did_not_fit_is_not_tried_again_soon() -> None:
+    house = House(limits=Limits(rows_max=16))
+    house.submit(*(house.request() for _ in range(16)))
+    assert run_all(house, (), fits=5) == 7  # 16, 8, two of 4 of it, 8, two of 4 of it.
+    assert house.scheduler.rows_cap == 4
+
+    house.submit(*(burst := [house.request() for _ in range(16)]))
+
+    assert run_all(house, (), fits=5) == 4
+    house.assert_answered(*burst)
+
+
+def test_a_larger_batch_is_tried_again_later_and_raises_the_cap() -> None:
+    house = House(limits=Limits(rows_max=16))
+    house.submit(*(house.request() for _ in range(16)))
+    run_all(house, (), fits=5)
+
+    for expected in (8, 0):
+        house.clock.advance(PROBE_S_MIN)
+        house.submit(*(burst := [house.request() for _ in range(32)]))
+        run_all(house, ())
+        house.assert_answered(*burst)
+        assert house.scheduler.rows_cap == expected
+
+
+def test_one_row_that_does_not_fit_is_told_so() -> None:
+    house = House()
+    house.submit(*(burst := [house.request(), house.request()]))
+
+    run_all(house, (), fits=0)
+
+    house.assert_failed(OutOfMemory, *burst)
+    assert house.instrument.failed == {"out_of_memory": 2}
+
+
+def test_a_request_that_cannot_be_cut_is_told_that_it_does_not_fit() -> None:
+    house = House(limits=Limits(rows_max=8, splits=False))
+    large, small = house.request(6), house.request(2)
+    house.submit(large, small)
+
+    run_all(house, (), fits=4)
+
+    house.assert_failed(OutOfMemory, large)
+    house.assert_answered(small)
+
+
+# Deadlines that cannot be met, and priorities.
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    house = House(limits=Limits(rows_max=4, predicts=True))
+    house.submitted(4)
+    house.clock.advance(2.0)
+    house.instances.land()
+    busy = house.submitted(4)
+    house.clock.advance(0.5)
+
+    hasty, patient = house.request(4, patience_s=3.0), house.request(4, patience_s=4.0)
+    house.submit(patient, hasty)
+
+    house.assert_failed(DeadlineInfeasible, hasty)
+    assert str(house.reply.error_of(hasty)).startswith("the answer is expected in 3.5e+03 ms")
+    house.assert_silent(busy, patient)
+    assert house.instrument.failed == {"infeasible": 1}
+
+
+def test_of_a_burst_those_with_the_earliest_deadlines_go_first() -> None:
+    house = House()
+    burst = [house.request(4, patience_s=patience_s) for patience_s in (9.0, math.inf, 5.0, 7.0)]
+
+    house.submit(*burst)
+
+    order = []
+    while house.instances.running:
+        order += house.running()[0]
+        house.instances.land()
+    assert order == [burst[2], burst[3], burst[0], burst[1]]
+
+
+def test_a_priority_that_has_waited_too_long_is_told_at_that_instant() -> None:
+    house = House(limits=Limits(rows_max=4, levels=(Level(), Level(timeout_s=1.0))))
+    busy = house.submitted()
+    low, high = house.request(priority=2), house.request()
+    house.submit(low, high)
+
+    house.clock.advance(1.0)
+
+    house.assert_failed(DeadlinePassed, low)
+    house.assert_silent(busy, high)
+
+
+# The adaptive policy on its way through the clock.
+
+
+def test_the_adaptive_policy_waits_for_a_row_that_is_about_to_come() -> None:
+    """A second for any batch, four rows a second: one that ran alone would make three late."""
+    times = ServiceTimes()
+    policy = AdaptivePolicy(10.0, times)
+    house = House(policy=policy, limits=Limits(rows_max=8), times=times)
+    for rows in (1, 8):
+        times.observe(NUMBERS, rows, 1.0)
+    for before in range(64, 0, -1):
+        policy.note_arrival(NUMBERS, 1, house.clock.now - 0.25 * before)
+
+    burst = []
+    for _ in range(3):
+        assert house.running() == []
+        burst.append(house.submitted())
+        house.clock.advance(0.25)
+
+    assert house.running() == [burst]
+
+
+def test_the_adaptive_policy_gives_up_on_a_row_that_does_not_come() -> None:
+    times = ServiceTimes()
+    policy = AdaptivePolicy(10.0, times)
+    house = House(policy=policy, limits=Limits(rows_max=8), times=times)
+    for rows in (1, 8):
+        times.observe(NUMBERS, rows, 1.0)
+    for before in range(64, 0, -1):
+        policy.note_arrival(NUMBERS, 1, house.clock.now - 0.25 * before)
+
+    one = house.submitted()
+    house.clock.advance(0.45)
+    assert house.running() == []
+    house.clock.advance(0.1)
+
+    assert house.running() == [[one]]
 
 
 # Requests larger than a batch.
@@ -833,17 +1143,26 @@ def test_a_split_request_that_fails_is_no_answer() -> None:
 class SchedulerMachine(RuleBasedStateMachine):
     """Whatever happens in whatever order, every request ends once, and rightly."""
 
-    delay_s = 0.0
+    policy: Policy = GreedyPolicy()
+    levels: tuple[Level, ...] = (Level(),)
     splits = True
     is_deterministic = True
+    times: ServiceTimes | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.house = House(
             slots=2,
-            delay_s=self.delay_s,
-            limits=Limits(rows_max=4, queue_rows_max=30, splits=self.splits),
+            policy=self.policy,
+            limits=Limits(
+                rows_max=4,
+                queue_rows_max=30,
+                splits=self.splits,
+                levels=self.levels,
+                predicts=True,
+            ),
             is_deterministic=self.is_deterministic,
+            times=self.times,
         )
         self.requests: list[Request] = []
         self.cancelled: set[Request] = set()
@@ -855,14 +1174,16 @@ class SchedulerMachine(RuleBasedStateMachine):
                 st.integers(1, 9),
                 st.sampled_from([0.0, 0.5, 2.0, math.inf, math.inf, math.inf]),
                 st.sampled_from(["fine", "fine", "fine", "broken", "left"]),
+                st.integers(1, 3),
             ),
             max_size=4,
         )
     )
-    def submit(self, burst: list[tuple[BatchKey, int, float, str]]) -> None:
+    def submit(self, burst: list[tuple[BatchKey, int, float, str, int]]) -> None:
         made = []
-        for key, rows, patience_s, fate in burst:
-            one = self.house.request(rows, key=key, patience_s=patience_s)
+        for key, rows, patience_s, fate, priority in burst:
+            level = min(priority, len(self.levels))
+            one = self.house.request(rows, key=key, patience_s=patience_s, priority=level)
             made.append(one)
             self.requests.append(one)
             if fate == "broken":
@@ -892,6 +1213,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.house.instances.running) - 1))
         self.house.instances.crash(ModelFailed("ValueError", "why", "abc"), index)
 
+    @precondition(lambda self: self.house.instances.running)
+    @rule(data=st.data())
+    def run_out_of_memory(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.house.instances.running) - 1))
+        self.house.instances.crash(OutOfMemory("MemoryError", "no room", "oom"), index)
+
     @rule()
     def lose_worker(self) -> None:
         self.house.lose_worker()
@@ -918,7 +1245,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_beside_a_free_slot(self) -> None:
-        if self.delay_s == 0.0 and self.house.instances.free:
+        if type(self.policy) is GreedyPolicy and self.house.instances.free:
             assert self.house.scheduler.queued_rows == 0
 
     @invariant()
@@ -961,7 +1288,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 class DelayedMachine(SchedulerMachine):
-    delay_s = 0.75
+    policy = DelayPolicy(0.75)
 
 
 class WholeMachine(SchedulerMachine):
@@ -969,6 +1296,25 @@ class WholeMachine(SchedulerMachine):
     is_deterministic = False
 
 
+class LevelsMachine(SchedulerMachine):
+    levels = (Level(), Level(queue_rows_max=6, timeout_s=1.0), Level(timeout_s=2.0))
+
+
+class DelayingLevelsMachine(SchedulerMachine):
+    policy = DelayPolicy(0.75, rows_preferred=2)
+    levels = (Level(timeout_s=1.0, is_delayed=True), Level())
+
+
+class AdaptiveMachine(SchedulerMachine):
+    def __init__(self) -> None:
+        self.times = ServiceTimes()
+        self.policy = AdaptivePolicy(2.0, self.times)
+        super().__init__()
+
+
 TestPromptly = SchedulerMachine.TestCase
+TestLevels = LevelsMachine.TestCase
+TestDelayingLevels = DelayingLevelsMachine.TestCase
+TestAdaptive = AdaptiveMachine.TestCase
 TestDelayed = DelayedMachine.TestCase
 TestWhole = WholeMachine.TestCase
