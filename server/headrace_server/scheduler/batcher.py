@@ -132,10 +132,11 @@ class Batcher:
         ):
             self._refuse(request)
         if self._has_levels:
-            self._enter_level(request)
+            self._check_level(request)
         has_deadline = request.deadline_at != math.inf
         if has_deadline and limits.predicts:
             self._check_feasible(request)
+        # Taken: from here on nothing is refused.
         level = request.priority - 1
         self._level_rows[level] += rows
         self.rows += rows
@@ -152,6 +153,8 @@ class Batcher:
             self._place(line, request.arrived_at)
         if has_deadline:
             self._deadlines.add(request.deadline_at, request)
+        if self._has_levels and (timeout_s := limits.levels[level].timeout_s) != math.inf:
+            self._timeouts.add(request.arrived_at + timeout_s, request)
 
     def cancel(self, request: Request) -> bool:
         """Take *request* out, with all rows that no batch has taken yet; tell whether it waited.
@@ -256,7 +259,7 @@ class Batcher:
             f"queue_bytes_max = {limits.queue_bytes_max}"
         )
 
-    def _enter_level(self, request: Request) -> None:
+    def _check_level(self, request: Request) -> None:
         """Hold *request* to what its priority level allows."""
         level = self.limits.levels[request.priority - 1]
         waiting = self._level_rows[request.priority - 1]
@@ -266,8 +269,6 @@ class Batcher:
                 f"{request.rows} more would exceed priority_queue_rows_max = "
                 f"{level.queue_rows_max}"
             )
-        if level.timeout_s != math.inf:
-            self._timeouts.add(request.arrived_at + level.timeout_s, request)
 
     def _check_feasible(self, request: Request) -> None:
         check_feasible(

@@ -594,6 +594,19 @@ def test_without_knowledge_nothing_is_refused() -> None:
     assert (waiting.rows, down.rows) == (1000, 1)
 
 
+def test_a_refused_request_is_not_remembered_for_its_priority_either() -> None:
+    levels = (Level(timeout_s=1.0, is_delayed=True),)
+    waiting = Batcher(Limits(rows_max=4, predicts=True, levels=levels), GreedyPolicy())
+    waiting.width = 1
+    waiting.times.observe(K, 1, 5.0)
+
+    with pytest.raises(DeadlineInfeasible):
+        waiting.submit(request(deadline=2.0))
+
+    assert waiting.next_expiry_at() == math.inf
+    assert waiting.expire(9.0) == []
+
+
 # Memory.
 
 
