@@ -224,7 +224,7 @@ class Daemon:
         closers.append(lambda: self._repository.close(settings.drain_s))
 
     def _settings_of(self, name: str, tags: Mapping[str, str]) -> ModelSettings:
-        if ignored := self._settings.ignored_tags(tags):
+        if ignored := self._settings.ignored_tags(name, tags):
             _log.warning("tags_ignored", model=name, tags=ignored)
         return self._settings.for_model(name, tags)
 

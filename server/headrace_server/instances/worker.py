@@ -20,7 +20,14 @@ import structlog
 
 from ..arena import Arena, Region
 from ..completions import Completions
-from ..errors import HeadraceError, InstanceLost, InvalidRequest, LoadFailed, ModelFailed
+from ..errors import (
+    HeadraceError,
+    InstanceLost,
+    InvalidRequest,
+    LoadFailed,
+    ModelFailed,
+    OutOfMemory,
+)
 from ..frames import DoneFrame, Frame, Kind, RunFrame
 from .flights import Flights
 from .process import Process, Spawner
@@ -428,4 +435,5 @@ def _failure(report: dict[str, Any]) -> HeadraceError:
         return InstanceLost("the instance was unloaded before the batch reached it")
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
-    return ModelFailed(report["type"], report["message"], report["error_id"])
+    kind = OutOfMemory if report["out_of_memory"] else ModelFailed
+    return kind(report["type"], report["message"], report["error_id"])

@@ -3,6 +3,7 @@
 Runs on the caller's thread, which may wait for minutes.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -18,7 +19,7 @@ from ..instances.group import Instance, InstanceGroup, Slot
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
-from ..scheduler.batcher import Batcher, Limits
+from ..scheduler.batcher import Batcher, Level, Limits
 from ..scheduler.policy import POLICIES, Aims, Policy
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.servicetimes import ServiceTimes
@@ -155,6 +156,7 @@ class Loader:
             settings.queue_rows_max,
             settings.queue_bytes_max,
             splits=splits,
+            levels=_levels(settings),
             predicts=settings.admission == "deadline",
         )
         times = ServiceTimes()
@@ -197,6 +199,20 @@ class Loader:
 
         instance.loaded.on_change = on_change
         instance.loaded.on_fail = on_fail
+
+
+def _levels(settings: ModelSettings) -> tuple[Level, ...]:
+    """The priorities, highest first; lists that say nothing are as long as there are levels."""
+    count = settings.priority_levels
+    return tuple(
+        Level(rows, timeout_us / 1e6 if timeout_us else math.inf, action == "delay")
+        for rows, timeout_us, action in zip(
+            settings.priority_queue_rows_max or (0,) * count,
+            settings.priority_timeout_us or (0,) * count,
+            settings.priority_timeout_action or ("reject",) * count,
+            strict=True,
+        )
+    )
 
 
 def _policy(settings: ModelSettings, times: ServiceTimes) -> Policy:

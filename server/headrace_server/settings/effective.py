@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from ..errors import UsageError
 from .tables import AuthSettings, ModelSettings, ModelTable, ServerSettings, TlsSettings
 from .uris import anchored
@@ -105,19 +107,33 @@ class Settings:
 
         Tags that cannot be used change nothing; `ignored_tags` tells of them.
         """
-        by_tags, _ = read_tags(tags or {}, instances_max=self.server.instances_max)
-        said = {given.key: given.value for given in (*by_tags, *self.about(name))}
-        said.pop("uri", None)
-        return ModelSettings.model_validate(said)
+        by_tags, _ = self._read_tags(name, tags or {})
+        return _merged(by_tags, self.about(name))
 
-    def ignored_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
-        """The tags that change nothing, each with the reason."""
-        _, ignored = read_tags(tags, instances_max=self.server.instances_max)
+    def ignored_tags(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
+        """The tags of the model served as *name* that change nothing, each with the reason."""
+        _, ignored = self._read_tags(name, tags)
         return ignored
 
     def about(self, name: str) -> list[Given]:
         """What was said of the model served as *name*, weakest first."""
         return [given for given in self.given if given.table == "models" and given.is_for(name)]
+
+    def said_by_tags(self, name: str, tags: Mapping[str, str]) -> list[Given]:
+        """What the tags of the model served as *name* say that can be used."""
+        said, _ = self._read_tags(name, tags)
+        return said
+
+    def _read_tags(self, name: str, tags: Mapping[str, str]) -> tuple[list[Given], dict[str, str]]:
+        """What tags say, and those ignored: all of them where they contradict the rest."""
+        said, ignored = read_tags(tags, instances_max=self.server.instances_max)
+        if said:
+            try:
+                _merged(said, self.about(name))
+            except ValidationError as error:
+                why = _sentence(error)
+                return [], {**{given.origin.removeprefix("tag "): why for given in said}, **ignored}
+        return said, ignored
 
     def check_names(self, served: Iterable[str]) -> None:
         """Hold what was said of models against the names that are *served*.
@@ -141,6 +157,25 @@ class Settings:
                     f"{given.origin} may mean {' or '.join(map(repr, meant))}, which a variable's "
                     "name cannot tell apart: set it in headrace.toml or by --set"
                 )
+        for name in names:
+            try:
+                _merged((), self.about(name))
+            except ValidationError as error:
+                raise UsageError(f"[models.{name}]: {_sentence(error)}") from None
+
+
+def _merged(by_tags: Iterable[Given], about: Iterable[Given]) -> ModelSettings:
+    """The settings of a model.
+
+    Raises:
+        ValidationError: They contradict one another.
+    """
+    said = {given.key: given.value for given in (*by_tags, *about) if given.key != "uri"}
+    return ModelSettings.model_validate(said)
+
+
+def _sentence(error: ValidationError) -> str:
+    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def read_tags(tags: Mapping[str, str], *, instances_max: int) -> tuple[list[Given], dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .effective import Given, Layer, Settings, folded, read_tags
+from .effective import Given, Layer, Settings, folded
 from .tables import TABLES, Table
 from .uris import shown_uri, split_model
 from .values import toml_value
@@ -59,7 +59,7 @@ def as_toml(settings: Settings, file: str | None, known: Iterable[Known] | None)
         model = models.get(name, Known(name, ""))
         version = f"  # version {model.version}" if model.version else ""
         lines += ["", f"[models.{_key(name)}]{version}", *_rows(_model(settings, model))]
-        for tag, why in settings.ignored_tags(model.tags).items():
+        for tag, why in settings.ignored_tags(name, model.tags).items():
             lines.append(_one_line(f"# tag {tag} is ignored: {why}"))
     if known is None:
         lines += ["", "# any other model"]
@@ -78,7 +78,7 @@ def as_json(settings: Settings, file: str | None, known: Iterable[Known] | None)
         for name in _names(settings, models)
     }
     shown["ignored_tags"] = {
-        name: settings.ignored_tags(model.tags) for name, model in models.items()
+        name: settings.ignored_tags(name, model.tags) for name, model in models.items()
     }
     return json.dumps(shown, indent=2)
 
@@ -89,7 +89,7 @@ def _table(settings: Settings, table: str) -> dict[str, Shown]:
 
 
 def _model(settings: Settings, model: Known) -> dict[str, Shown]:
-    by_tags, _ = read_tags(model.tags, instances_max=settings.server.instances_max)
+    by_tags = settings.said_by_tags(model.name, model.tags)
     about = settings.about(model.name) if model.name else []
     shown = _shown(settings.for_model(model.name, model.tags), [*by_tags, *about])
     uris = [item for item in about if item.key == "uri"]

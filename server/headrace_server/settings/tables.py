@@ -6,9 +6,9 @@ docs/settings.md tells of each; a contract test holds the two together.
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Mark(enum.Enum):
@@ -30,7 +30,11 @@ _Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
 _Port = Annotated[int, Field(ge=0, le=65_535)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 _Path = Annotated[str, Mark.PATH, Expected("a path")]
+_PER_LEVEL = Expected("a list of whole numbers from 0, one per priority")
 _DEVICE = "auto, cpu, cuda or cuda:N"
+
+
+_PER_PRIORITY = ("priority_queue_rows_max", "priority_timeout_us", "priority_timeout_action")
 
 
 class Table(BaseModel):
@@ -52,6 +56,11 @@ class ModelSettings(Table):
         admission: Whether a request is refused at once whose deadline cannot be met.
         queue_rows_max: Rows that may wait.
         queue_bytes_max: Bytes of tensors that may wait.
+        priority_levels: How many priorities requests may have, 1 the highest.
+        priority_default: The priority of a request that names none; 0 for the lowest.
+        priority_queue_rows_max: Rows that may wait, per priority; 0 for no bound of its own.
+        priority_timeout_us: How long a request may wait, per priority, in microseconds; 0 for ever.
+        priority_timeout_action: What becomes of one that has waited so long, per priority.
         slots: Batches that one instance may hold: one computes while the next is staged.
         instances: Copies of the model, each with a thread of its own.
         method: The method to call instead of the one MLflow's predict_fn names.
@@ -75,6 +84,19 @@ class ModelSettings(Table):
     admission: Annotated[Literal["bounds", "deadline"], Mark.BY_TAG] = "bounds"
     queue_rows_max: Annotated[_Rows, Mark.BY_TAG] = 16_384
     queue_bytes_max: Annotated[_Bytes, Mark.BY_TAG] = 1 << 30
+    priority_levels: Annotated[int, Field(ge=1, le=64), Mark.BY_TAG] = 1
+    priority_default: Annotated[int, Field(ge=0, le=64), Mark.BY_TAG] = 0
+    priority_queue_rows_max: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Mark.BY_TAG, _PER_LEVEL
+    ] = ()
+    priority_timeout_us: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=86_400_000_000)], ...], Mark.BY_TAG, _PER_LEVEL
+    ] = ()
+    priority_timeout_action: Annotated[
+        tuple[Literal["reject", "delay"], ...],
+        Mark.BY_TAG,
+        Expected("a list of reject or delay, one per priority"),
+    ] = ()
     slots: Annotated[int, Field(ge=1, le=16)] = 2
     instances: Annotated[int, Field(ge=1, le=64), Mark.BY_TAG] = 1
     method: Annotated[
@@ -91,6 +113,19 @@ class ModelSettings(Table):
         Expected(f"{_DEVICE}, or nothing"),
     ] = ""
     worker: Literal["shared", "own"] = "shared"
+
+    @model_validator(mode="after")
+    def _check_priorities(self) -> Self:
+        """Hold what is said of priorities against their number."""
+        levels = self.priority_levels
+        if self.priority_default > levels:
+            raise ValueError(f"priority_default = {self.priority_default} is above {levels}")
+        for key in _PER_PRIORITY:
+            if len(said := getattr(self, key)) not in (0, levels):
+                raise ValueError(
+                    f"{key}: expected {levels} entries, as priority_levels says, got {len(said)}"
+                )
+        return self
 
 
 class ModelTable(ModelSettings):

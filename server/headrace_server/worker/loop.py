@@ -27,6 +27,7 @@ from headrace.signature import Signature
 
 from ..adapters import Artifact, LoadError, adapter_of
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
+from ..adapters.memory import is_out_of_memory
 from ..adapters.probe import probe
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
@@ -230,6 +231,7 @@ class InstanceThread:
                 "type": type(error).__name__,
                 "message": _outward(_text_of(error)),
                 "error_id": error_id,
+                "out_of_memory": is_out_of_memory(error),
             },
         )
 

@@ -62,6 +62,7 @@ SHRINK = 907.0  # Answers with a row less.
 HOLD = 908.0  # Says so, and never lets another thread of its process run again.
 FREEZE = 909.0  # Never returns, whenever it is asked.
 GARBLE = 910.0  # Sends half a frame over its worker's socket, and never returns.
+GROW = 911.0  # Asks for more memory than there is, where it is given more than three rows.
 
 SWOLLEN_BYTES = 1 << 20
 
@@ -90,6 +91,8 @@ def scripted(directory: Path) -> object:
                 threading.Event().wait()
             if order == 910.0:
                 self.garble()
+            if order == 911.0 and len(x) > 3:
+                np.empty((len(x), 1 << 45))
             if order == 905.0:
                 return np.zeros((len(x), 1 << 17))
             if order == 906.0:
@@ -821,6 +824,43 @@ def test_a_model_that_answers_another_number_of_rows_fails_its_batch(plant: Plan
 
     assert isinstance(error, ModelFailed)
     assert "has shape [1, 2] for 2 rows" in str(error)
+
+
+def test_the_row_that_a_model_fails_on_costs_its_batch_mates_nothing(plant: Plant) -> None:
+    model = plant.load("scripted")
+    with plant.held_back(model):
+        busy = plant.request(model, ECHO)
+        innocent = [plant.request(model, ECHO) for _ in range(20)]
+        guilty = plant.request(model, RAISE)
+        model.scheduler.submit([busy])
+        model.scheduler.submit([*innocent[:7], guilty, *innocent[7:]])
+
+    assert "no such city" in str(plant.reply.wait_for(guilty))
+    assert [plant.reply.wait_for(one) for one in innocent] == [echoed(one) for one in innocent]
+    assert model.scheduler.instrument.taken_apart >= 1
+
+
+def test_the_row_that_ends_workers_costs_its_batch_mates_nothing(plant: Plant) -> None:
+    model = plant.load("scripted")
+    with plant.held_back(model):
+        busy = plant.request(model, ECHO)
+        innocent = [plant.request(model, ECHO) for _ in range(20)]
+        guilty = plant.request(model, EXIT)
+        model.scheduler.submit([busy])
+        model.scheduler.submit([*innocent[:7], guilty, *innocent[7:]])
+
+    assert isinstance(plant.reply.wait_for(guilty), RequestEndsWorkers)
+    assert [plant.reply.wait_for(one) for one in innocent] == [echoed(one) for one in innocent]
+
+
+def test_a_batch_that_exceeds_the_memory_runs_in_smaller_ones(plant: Plant) -> None:
+    model = plant.load("scripted")
+    large = plant.request(model, *[GROW] * 20)
+
+    model.scheduler.submit([large])
+
+    assert plant.reply.wait_for(large) == echoed(large)
+    assert model.scheduler.rows_cap == 3
 
 
 def test_an_answer_in_the_other_byte_order_is_turned_around(plant: Plant) -> None:

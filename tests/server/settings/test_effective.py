@@ -33,6 +33,15 @@ ALLOWED = {
     "method": "predict_proba",
     "deterministic": "false",
     "instances": "2",
+    "policy": "adaptive",
+    "rows_preferred": "4",
+    "p99_ms_max": "20",
+    "admission": "deadline",
+    "priority_levels": "2",
+    "priority_default": "1",
+    "priority_queue_rows_max": "10 0",
+    "priority_timeout_us": "0 50000",
+    "priority_timeout_action": "reject delay",
 }
 
 
@@ -49,8 +58,17 @@ def test_a_tag_may_set_what_shapes_a_queue_or_a_call() -> None:
         method="predict_proba",
         deterministic=False,
         instances=2,
+        policy="adaptive",
+        rows_preferred=4,
+        p99_ms_max=20.0,
+        admission="deadline",
+        priority_levels=2,
+        priority_default=1,
+        priority_queue_rows_max=(10, 0),
+        priority_timeout_us=(0, 50_000),
+        priority_timeout_action=("reject", "delay"),
     )
-    assert settings().ignored_tags(tags) == {}
+    assert settings().ignored_tags("iris", tags) == {}
 
 
 @pytest.mark.parametrize("key", [*sorted(set(ModelSettings.model_fields) - set(ALLOWED)), "uri"])
@@ -58,14 +76,16 @@ def test_the_rest_of_a_models_settings_is_the_operators(key: str) -> None:
     tags = {f"headrace.{key}": "1"}
 
     assert settings().for_model("iris", tags) == ModelSettings()
-    assert settings().ignored_tags(tags) == {f"headrace.{key}": "the operator alone may set it"}
+    assert settings().ignored_tags("iris", tags) == {
+        f"headrace.{key}": "the operator alone may set it"
+    }
 
 
 def test_a_tag_of_no_setting_is_ignored_and_one_of_others_is_not_ours() -> None:
     tags = {"headrace.rows": "1", "owner": "me", "headrace": "1", "mlflow.x": "1"}
 
     assert settings().for_model("iris", tags) == ModelSettings()
-    assert settings().ignored_tags(tags) == {"headrace.rows": "there is no such setting"}
+    assert settings().ignored_tags("iris", tags) == {"headrace.rows": "there is no such setting"}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +106,7 @@ def test_a_tags_bad_value_is_ignored_with_the_reason(tag: str, why: str) -> None
     tags = {name: value, "headrace.queue_rows_max": "7"}
 
     assert settings().for_model("iris", tags) == ModelSettings(queue_rows_max=7)
-    (told,) = settings().ignored_tags(tags).items()
+    (told,) = settings().ignored_tags("iris", tags).items()
     assert told[0] == name
     assert told[1].endswith(why)
     assert len(told[1]) < 200
@@ -97,9 +117,37 @@ def test_the_operator_bounds_the_instances_that_a_tag_may_ask_for() -> None:
     bounded = settings("server.instances_max=2")
 
     assert bounded.for_model("iris", tags).instances == 1
-    assert bounded.ignored_tags(tags)
+    assert bounded.ignored_tags("iris", tags)
     assert settings("server.instances_max=3").for_model("iris", tags).instances == 3
     assert settings("server.instances_max=2", "iris.instances=3").for_model("iris").instances == 3
+
+
+def test_tags_that_contradict_the_rest_are_ignored_all_together() -> None:
+    tags = {"headrace.priority_levels": "3", "headrace.rows_max": "8"}
+    told = settings("iris.priority_levels=2", "iris.priority_timeout_us=0 5")
+    assert told.for_model("iris", tags).rows_max == 8
+
+    tags["headrace.priority_queue_rows_max"] = "1 2 3"
+    why = "priority_queue_rows_max: expected 2 entries, as priority_levels says, got 3"
+    assert told.for_model("iris", tags).rows_max == 64
+    assert told.ignored_tags("iris", tags) == dict.fromkeys(tags, why)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("iris.priority_default=2", "priority_default = 2 is above 1"),
+        (
+            "iris.priority_timeout_us=1 2",
+            "priority_timeout_us: expected 1 entries, as priority_levels says, got 2",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_an_error(said: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings(said).check_names(["iris"])
+
+    assert str(caught.value) == f"[models.iris]: {why}"
 
 
 # Names.

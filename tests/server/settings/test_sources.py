@@ -67,7 +67,7 @@ def test_the_strongest_word_counts(said: dict[str, dict[str, Any]]) -> None:
         strongest = max(layers, key=LAYERS.index, default="")
         default = ModelSettings.model_fields[key].default
         assert getattr(effective, key) == layers.get(strongest, default)
-    assert settings.ignored_tags(tags) == {}
+    assert settings.ignored_tags("iris", tags) == {}
     assert settings.for_model("other") == ModelSettings()
 
 

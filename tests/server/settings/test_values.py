@@ -20,7 +20,7 @@ def bounds(table: str, key: str) -> tuple[float, float]:
     return kind(words[-3]), kind(words[-1])  # type: ignore[misc]
 
 
-BOUNDED = [(table, key) for table, key in ALL if " from " in expected(table, key)]
+BOUNDED = [(table, key) for table, key in ALL if "number from " in expected(table, key)]
 
 
 def is_good(table: str, key: str, value: Any) -> bool:
@@ -76,6 +76,36 @@ def test_anything_else_is_no_device(device: str) -> None:
 def test_a_models_device_may_be_left_to_the_server() -> None:
     assert is_good("models", "device", "")
     assert not is_good("server", "device", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("priority_queue_rows_max", "10 0 5", (10, 0, 5)),
+        ("priority_queue_rows_max", "", ()),
+        ("priority_timeout_action", "reject delay", ("reject", "delay")),
+    ],
+)
+def test_a_list_is_written_as_on_a_command_line(
+    key: str, text: str, value: tuple[object, ...]
+) -> None:
+    assert checked("models", key, text, "here", is_text=True) == value
+    assert checked("models", key, list(value), "here", is_text=False) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("priority_queue_rows_max", [-1]),
+        ("priority_queue_rows_max", ["many"]),
+        ("priority_queue_rows_max", 5),
+        ("priority_timeout_us", [2**63]),
+        ("priority_timeout_action", ["refuse"]),
+    ],
+)
+def test_a_list_with_a_wrong_entry_is_refused(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match="one per priority"):
+        checked("models", key, value, "here", is_text=False)
 
 
 @given(st.text(max_size=200))
