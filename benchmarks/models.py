@@ -12,7 +12,7 @@ MLP_WIDTHS = (256, 512, 512, 10)
 
 
 def prepare() -> Store:
-    """The store, with `iris` and `mlp` registered."""
+    """The store, with `iris`, `mlp` and `identity` registered."""
     FOLDER.mkdir(exist_ok=True)
     store = Store(FOLDER.absolute())
     client = store.open()
@@ -20,6 +20,8 @@ def prepare() -> Store:
         train_iris(client)
     if not store.has(client, "mlp"):
         _register_mlp(client)
+    if not store.has(client, "identity"):
+        _register_identity(client)
     return store
 
 
@@ -31,6 +33,40 @@ def iris_row() -> dict[str, np.ndarray]:
 def mlp_row() -> dict[str, np.ndarray]:
     """One row of 256 float32."""
     return {"x": np.random.default_rng(0).normal(size=(1, MLP_WIDTHS[0])).astype(np.float32)}
+
+
+def identity_row() -> dict[str, np.ndarray]:
+    """One row of four float32."""
+    return {"x": np.arange(4, dtype=np.float32).reshape(1, 4)}
+
+
+def _register_identity(client: object) -> None:
+    """ONNX's own Identity: the cheapest call that a real framework makes."""
+    import mlflow.onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+    from onnx import TensorProto, helper
+
+    from headrace_server.demo.train import register
+
+    shape = ["rows", 4]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "identity",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    info = mlflow.onnx.log_model(
+        model,
+        name="identity",
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("float32"), (-1, 4), "x")]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 4), "y")]),
+        ),
+        pip_requirements=["onnxruntime-gpu"],
+    )
+    register(client, info, "identity")
 
 
 def _register_mlp(client: object) -> None:

@@ -47,6 +47,7 @@ class Subject:
 
 SUBJECTS = (
     Subject("control", "iris", "native", is_control=True),
+    Subject("identity", "identity", "native"),
     Subject("iris", "iris", "native"),
     Subject("mlp", "mlp", "native"),
     Subject("control grpcio", "iris", "grpcio", is_control=True),
@@ -105,7 +106,11 @@ def _measure(
 ) -> tuple[dict[int, list[Turn]], dict[str, Started]]:
     server_core, load_core = servers.cores()
     uri = models.prepare().tracking_uri
-    rows = {"iris": models.iris_row(), "mlp": models.mlp_row()}
+    rows = {
+        "identity": models.identity_row(),
+        "iris": models.iris_row(),
+        "mlp": models.mlp_row(),
+    }
     payloads = {one.name: servers.body(one.model, rows[one.model]) for one in subjects}
     with ExitStack() as stack:
         running = {}
