@@ -24,6 +24,11 @@ from .types import Instants
 PACKET_BYTES_MAX = 128 * 1024
 FDS_MAX = 16
 
+# Plain numbers: the socket module's flags are enums, whose operators are Python.
+_DONTWAIT = int(socket.MSG_DONTWAIT)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
 _HEAD = struct.Struct("<BB")
 _BODY_IN_MEMFD = 1
 
@@ -49,7 +54,7 @@ class Kind(enum.IntEnum):
     PROGRESS = 22
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """One received frame; the receiver owns and closes *fds*."""
 
@@ -106,7 +111,7 @@ class FrameSocket:
             BlockingIOError: It has not; nothing was sent.
             OSError: The peer is gone.
         """
-        self._send(kind, body, fds, socket.MSG_DONTWAIT)
+        self._send(kind, body, fds, _DONTWAIT)
 
     def send_json(self, kind: Kind, body: object, fds: Sequence[int] = ()) -> None:
         """Send *body* as JSON."""
@@ -122,7 +127,7 @@ class FrameSocket:
         Raises:
             BlockingIOError: There is none yet.
         """
-        return self._recv(socket.MSG_DONTWAIT)
+        return self._recv(_DONTWAIT)
 
     def close(self) -> None:
         """Close our end; the peer reads the end of the stream."""
@@ -156,14 +161,14 @@ class FrameSocket:
     def _recv(self, flags: int) -> Frame | None:
         try:
             size, ancillary, received_flags, _ = self._socket.recvmsg_into(
-                [self._buffer], self._ancillary_bytes, flags | socket.MSG_CMSG_CLOEXEC
+                [self._buffer], self._ancillary_bytes, flags | _CLOEXEC
             )
         except ConnectionResetError:
             return None
         if size == 0:
             return None
         fds = _descriptors(ancillary)
-        if received_flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if received_flags & _CUT:
             for fd in fds:
                 os.close(fd)
             raise ConnectionError(f"a frame of more than {len(self._buffer)} bytes was cut")
@@ -242,7 +247,7 @@ class TensorRef(NamedTuple):
     row_ends: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunFrame:
     """Daemon to worker: run these rows; write outputs into the given region of the arena.
 
@@ -306,7 +311,7 @@ class RunFrame:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DoneFrame:
     """Worker to daemon: the outputs of a batch."""
 

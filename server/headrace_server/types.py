@@ -182,7 +182,7 @@ class Batch:
     retry_until: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputTensor:
     """One output of a batch.
 
@@ -227,7 +227,7 @@ class Outputs:
     heads: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartAnswer:
     """The answer to one part of a split request, kept until all parts are there."""
 
@@ -245,7 +245,7 @@ class Instants(NamedTuple):
     finished: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """How a batch ended.
 

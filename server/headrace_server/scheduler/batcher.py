@@ -63,14 +63,14 @@ class Limits:
     predicts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dispatch:
     """Run this batch now."""
 
     batch: Batch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WaitUntil:
     """Nothing is due before this instant; infinity when nothing waits."""
 
@@ -112,6 +112,8 @@ class Batcher:
         self._open: list[tuple[float, int, int, Line]] = []
         self._deadlines = Expiries()
         self._timeouts = Expiries()
+        # Whether a request with a limit has ever come: many models never see one.
+        self._has_expiries = False
         self._sequence = 0
         self._now = -math.inf
 
@@ -152,8 +154,10 @@ class Batcher:
         elif level < line.level or (not line.is_due and line.rows >= line.rows_wanted):
             self._place(line, request.arrived_at)
         if has_deadline:
+            self._has_expiries = True
             self._deadlines.add(request.deadline_at, request)
         if self._has_levels and (timeout_s := limits.levels[level].timeout_s) != math.inf:
+            self._has_expiries = True
             self._timeouts.add(request.arrived_at + timeout_s, request)
 
     def cancel(self, request: Request) -> bool:
@@ -186,6 +190,8 @@ class Batcher:
         """
         self._now = now
         late: list[tuple[Request, HeadraceError]] = []
+        if not self._has_expiries:
+            return late
         while (request := self._deadlines.pop(now)) is not None:
             if self.cancel(request):
                 late.append((request, _late()))
@@ -211,7 +217,7 @@ class Batcher:
         if line is not None:
             return Dispatch(self._close(line, now))
         wait_until = self._open[0][0] if self._open else math.inf
-        urgent = self._deadlines.first()
+        urgent = self._deadlines.first() if self._has_expiries else None
         if urgent is None:
             return WaitUntil(wait_until)
         line = self._lines[urgent.key]
@@ -223,6 +229,8 @@ class Batcher:
 
     def next_expiry_at(self) -> float:
         """When the next request's time is up; infinity when none has a limit."""
+        if not self._has_expiries:
+            return math.inf
         return min(self._deadlines.next_at(), self._timeouts.next_at())
 
     def drain(self) -> list[Request]:

@@ -24,9 +24,7 @@ class Line:
 
     def __init__(self, key: BatchKey, levels: int) -> None:
         self.key = key
-        self.levels: tuple[OrderedDict[Request, None], ...] = tuple(
-            OrderedDict() for _ in range(levels)
-        )
+        self.levels: list[OrderedDict[Request, None]] = [OrderedDict() for _ in range(levels)]
         self.rows = 0
         self.rows_max = 0
         self.rows_wanted = 0
@@ -44,7 +42,10 @@ class Line:
     @property
     def first(self) -> Request:
         """The request that goes first; the line must hold one."""
-        return next(iter(next(filter(None, self.levels))))
+        for level in self.levels:
+            if level:
+                return next(iter(level))
+        raise LookupError(f"{self.key} has no requests")
 
     @property
     def oldest_at(self) -> float:

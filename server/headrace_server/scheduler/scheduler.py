@@ -245,29 +245,28 @@ class Scheduler(Generic[Slot]):
         wake_at = math.inf
         if self._again:
             late += self._give_up(now)
-        while True:
+        take, batcher, again = self._instances.take_nowait, self._batcher, self._again
+        while batcher.rows or again:
             # Behind a batch that runs only what is full goes ahead: another one still grows, and
             # would wait there as well as here.
-            slot = self._instances.take_nowait(
-                stages=bool(self._again) or self._batcher.is_next_full(now)
-            )
+            slot = take(stages=bool(again) or batcher.is_next_full(now))
             if slot is None:
                 break
-            if self._again:
-                ready.append((self._again.popleft(), slot))
-                continue
-            action = self._batcher.next_action(now)
-            if isinstance(action, Dispatch):
-                ready.append((action.batch, slot))
-                continue
-            self._instances.release(slot)
-            wake_at = action.at
-            break
-        if not self._in_flight:
-            self._busy_since = now
-        self._in_flight.update(batch for batch, _ in ready)
-        self._wake_by(min(wake_at, self._batcher.next_expiry_at(), self._again_until()))
-        if late or not ready:
+            if again:
+                batch = again.popleft()
+            else:
+                action = batcher.next_action(now)
+                if not isinstance(action, Dispatch):
+                    self._instances.release(slot)
+                    wake_at = action.at
+                    break
+                batch = action.batch
+            if not self._in_flight:
+                self._busy_since = now
+            self._in_flight.add(batch)
+            ready.append((batch, slot))
+        self._wake_by(min(wake_at, batcher.next_expiry_at()))
+        if self._is_closed:
             self._idle.notify_all()
         return late, ready
 
@@ -305,6 +304,8 @@ class Scheduler(Generic[Slot]):
         )
 
     def _wake_by(self, at: float) -> None:
+        if self._again:
+            at = min(at, self._again_until())
         self.wake_at = at
         if at != math.inf:
             self._expect(at)

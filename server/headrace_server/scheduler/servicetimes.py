@@ -59,27 +59,30 @@ class ServiceTimes:
 class _Curve:
     """Seconds over rows, for one batch key."""
 
-    __slots__ = ("_points", "_sizes")
+    __slots__ = ("_places", "_points")
 
     def __init__(self) -> None:
-        # By the power of two below the rows: mean rows, mean seconds, mean deviation of these.
-        self._points: dict[int, tuple[float, float, float]] = {}
-        self._sizes: list[tuple[float, float, float]] = []
+        # Mean rows, mean seconds, mean deviation of these, in order of the rows.
+        self._points: list[tuple[float, float, float]] = []
+        # Where the point of each power of two stands among them.
+        self._places: dict[int, int] = {}
 
     def observe(self, rows: int, seconds: float) -> None:
         power = rows.bit_length()
-        point = self._points.get(power)
-        if point is None:
-            self._points[power] = (float(rows), seconds, 0.0)
-        else:
-            size, mean, deviation = point
-            off = abs(seconds - mean)
-            self._points[power] = (
-                size + (rows - size) * _MEAN_GAIN,
-                mean + (seconds - mean) * _MEAN_GAIN,
-                deviation + (off - deviation) * _DEVIATION_GAIN,
-            )
-        self._sizes = sorted(self._points.values())
+        at = self._places.get(power)
+        if at is None:
+            self._places = {
+                other: place for place, other in enumerate(sorted((*self._places, power)))
+            }
+            self._points.insert(self._places[power], (float(rows), seconds, 0.0))
+            return
+        size, mean, deviation = self._points[at]
+        off = seconds - mean
+        self._points[at] = (
+            size + (rows - size) * _MEAN_GAIN,
+            mean + off * _MEAN_GAIN,
+            deviation + (abs(off) - deviation) * _DEVIATION_GAIN,
+        )
 
     def at(self, rows: int) -> tuple[float, float]:
         """Mean and mean deviation for *rows*.
@@ -87,21 +90,21 @@ class _Curve:
         Below the first point they are the first point's; above the last one they grow as between
         the last two, and in proportion to the rows where there is only one.
         """
-        sizes = self._sizes
-        if not sizes:
+        points = self._points
+        if not points:
             return 0.0, 0.0
-        if rows <= sizes[0][0]:
-            return sizes[0][1:]
-        for (size, *low), (next_size, *high) in pairwise(sizes):
+        if rows <= points[0][0]:
+            return points[0][1:]
+        for (size, *low), (next_size, *high) in pairwise(points):
             if rows <= next_size:
                 share = (rows - size) / (next_size - size)
                 return (
                     low[0] + (high[0] - low[0]) * share,
                     low[1] + (high[1] - low[1]) * share,
                 )
-        size, mean, deviation = sizes[-1]
-        if len(sizes) == 1:
+        size, mean, deviation = points[-1]
+        if len(points) == 1:
             return mean * rows / size, deviation * rows / size
-        before, mean_before, _ = sizes[-2]
+        before, mean_before, _ = points[-2]
         slope = max(mean - mean_before, 0.0) / (size - before)
         return mean + slope * (rows - size), deviation
