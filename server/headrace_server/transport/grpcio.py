@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from headrace.oip import open_inference_pb2
+from headrace.timings import ASKED
 
 from .. import VERSION
 from ..errors import HeadraceError, InvalidRequest
@@ -33,7 +34,7 @@ from .reflection import INFERENCE, reflection_servicer
 from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .status import status_of
-from .timings import ASKED, trailing
+from .timings import trailing
 
 # At the end: for how long no call must have come before the connections go, and how long that is
 # waited for (seconds).

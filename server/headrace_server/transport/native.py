@@ -11,6 +11,8 @@ from collections.abc import Collection
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from headrace.timings import ASKED
+
 from ..errors import HeadraceError
 from ..service import Service
 from ..types import Outputs, Request, Target
@@ -19,7 +21,7 @@ from .guard import Guard
 from .intake import Intake
 from .requestlog import RequestLog
 from .status import number_of
-from .timings import ASKED, trailing
+from .timings import trailing
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 

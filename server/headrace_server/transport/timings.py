@@ -5,13 +5,10 @@ docs/timings.md names the steps. A call that does not ask pays one look at its m
 
 import json
 import time
-from typing import Final
+
+from headrace.timings import KEY
 
 from ..types import Request
-
-KEY: Final = "headrace-timings"
-# What the metadata of a call that asks holds.
-ASKED: Final = (KEY, "1")
 
 
 def trailing(request: Request) -> tuple[tuple[str, str]]:
