@@ -26,6 +26,22 @@ def timings(call: Any) -> dict[str, int]:
     return told
 
 
+def running(caller: Caller) -> Any:
+    """A call whose batch runs until the gate opens."""
+    call = caller.submit(message("puppet", {"input-0": np.array([[puppet.WAIT, 0.0]])}))
+    until = time.monotonic() + 30
+    while caller.metric("headrace_batches_in_flight", "puppet") < 1:
+        assert time.monotonic() < until
+    return call
+
+
+def wait_for_rows(caller: Caller, rows: int) -> None:
+    """Wait until so many rows wait behind it."""
+    until = time.monotonic() + 30
+    while caller.metric("headrace_queue_rows", "puppet") < rows:
+        assert time.monotonic() < until
+
+
 def test_a_call_that_asks_is_told_how_long_each_step_took(caller: Caller) -> None:
     for _ in range(3):
         began = time.monotonic_ns()
@@ -53,17 +69,13 @@ def test_a_call_that_does_not_ask_is_told_nothing(
 def test_mates_of_a_batch_are_told_its_rows_and_a_step_that_waits_is_the_long_one(
     caller: Caller, gate: Path
 ) -> None:
-    slow = caller.submit(message("puppet", {"input-0": np.array([[puppet.WAIT, 0.0]])}))
-    until = time.monotonic() + 30
-    while caller.metric("headrace_batches_in_flight", "puppet") < 1:
-        assert time.monotonic() < until
+    slow = running(caller)
     began = time.monotonic_ns()
     mates = [
         caller.submit(message("puppet", {"input-0": np.zeros((rows, 2))}), metadata=ASK)
         for rows in (1, 2, 3)
     ]
-    while caller.metric("headrace_queue_rows", "puppet") < 6:
-        assert time.monotonic() < until
+    wait_for_rows(caller, 6)
     queued_ns = time.monotonic_ns()
     assert caller.metric("headrace_queue_rows", "puppet") == 6
     released_ns = time.monotonic_ns()
@@ -118,15 +130,37 @@ def test_a_model_of_one_priority_takes_it_and_none(caller: Caller, kind: str, le
     assert caller.ask(request).code == "OK"
 
 
+def test_the_more_urgent_goes_first_and_who_names_no_priority_last(
+    caller: Caller, gate: Path
+) -> None:
+    """Each fills a batch of its own."""
+    slow = running(caller)
+    ended: list[int] = []
+    calls = []
+    for level in (3, 0, 2, 1):
+        request = message("puppet", {"input-0": np.zeros((64, 2))})
+        if level:
+            request.parameters["priority"].int64_param = level
+        calls.append(caller.submit(request))
+        calls[-1].add_done_callback(lambda _, level=level: ended.append(level))
+        wait_for_rows(caller, 64 * len(calls))
+
+    gate.open("wb").close()
+
+    assert ending(slow).code == "OK"
+    assert [ending(call).code for call in calls] == ["OK"] * 4
+    until = time.monotonic() + 30
+    while len(ended) < 4:
+        assert time.monotonic() < until
+    assert ended == [1, 2, 3, 0]
+
+
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
 @pytest.mark.parametrize(("timeout_s", "deadline_s"), [(0.2, 30.0), (30.0, 0.2)])
 def test_the_earlier_of_timeout_and_deadline_ends_a_call_that_waits(
     caller: Caller, gate: Path, kind: str, timeout_s: float, deadline_s: float
 ) -> None:
-    slow = caller.submit(message("puppet", {"input-0": np.array([[puppet.WAIT, 0.0]])}))
-    until = time.monotonic() + 30
-    while caller.metric("headrace_batches_in_flight", "puppet") < 1:
-        assert time.monotonic() < until
+    slow = running(caller)
     request = message("puppet", {"input-0": np.zeros((1, 2))})
     setattr(request.parameters["timeout"], kind, round(timeout_s * 1e6))
     began = time.monotonic()
