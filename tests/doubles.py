@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Semaphore, current_thread
-from typing import cast
+from typing import Any, cast
 
 from headrace.datatypes import BYTES
 from headrace.signature import Signature
@@ -29,6 +29,7 @@ from headrace_server.types import (
     Outputs,
     OutputTensor,
     Request,
+    Trip,
 )
 
 
@@ -226,7 +227,11 @@ class FakeInstances:
     ) -> Batch:
         """The batch at *index* comes back with its own inputs."""
         run = self.running.pop(index)
-        outcome = Outcome(echo(run.batch), instants=instants, is_detached=is_detached)
+        outputs = echo(run.batch)
+        if instants is not None:
+            closed_ns = round(run.batch.closed_at * 1e9)
+            outputs.trip = Trip(run.batch.rows, closed_ns, closed_ns, instants, instants.finished)
+        outcome = Outcome(outputs, is_detached=is_detached)
         run.on_outcome(run.batch, run.slot, outcome)
         return run.batch
 
@@ -320,8 +325,9 @@ class FakeRepository:
     lookups: int = 0
     models: dict[str, ModelVersion] = field(default_factory=dict)
 
-    def serve(self, name: str, signature: Signature | None = None) -> ModelVersion:
-        model = ModelVersion(name, "1", "", "", ModelSettings(), signature=signature)
+    def serve(self, name: str, signature: Signature | None = None, **settings: Any) -> ModelVersion:
+        how = ModelSettings(**settings)
+        model = ModelVersion(name, "1", "", "", how, signature=signature)
         model.attach(
             cast("Scheduler[object]", self.target),  # type: ignore[arg-type]
             InstanceGroup((name, "1"), ()),

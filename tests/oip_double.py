@@ -19,6 +19,7 @@ from headrace.datatypes import DATATYPES, datatype_of
 from headrace.oip import open_inference_pb2 as oip
 from headrace.signature import TensorSpec
 from headrace.tensors import decode, encode
+from headrace.timings import ASKED, KEY
 
 Tensors = dict[str, npt.NDArray[Any]]
 Failure = tuple[grpc.StatusCode, str]
@@ -54,6 +55,8 @@ class Double:
         authorizations: What every call bore as its authorization; None where nothing.
         holding: While set, answers of ModelInfer are held back.
         release: What they wait for.
+        timings: What a call to ModelInfer that asks for timings is told; empty for nothing.
+        timings_asked: Whether each call to ModelInfer asked.
     """
 
     models: dict[str, ServedModel] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class Double:
     is_ready: bool = True
     is_holding: bool = False
     release: threading.Event = field(default_factory=threading.Event)
+    timings: str = ""
+    timings_asked: list[bool] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -147,6 +152,9 @@ class Double:
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.infer_requests.append(request)
+        self.timings_asked.append(ASKED in context.invocation_metadata())
+        if self.timings and self.timings_asked[-1]:
+            context.set_trailing_metadata((("other", "x"), (KEY, self.timings)))
         if self.is_holding:
             self.release.wait()
         if self.failures:

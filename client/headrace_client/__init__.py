@@ -31,6 +31,7 @@ from .errors import (
 )
 from .futures import PredictionFuture
 from .security import Tls
+from .timings import Timings
 from .types import ModelMetadata, ModelStatus, Prediction
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "PredictionFuture",
     "ResourceExhausted",
     "TensorSpec",
+    "Timings",
     "Tls",
     "Unauthenticated",
     "Unavailable",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headrace.oip import open_inference_pb2 as oip
 from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
+from headrace.timings import ASKED
 
 from .calls import INFER_METHOD, Parameter
 from .channel import (
@@ -48,6 +49,7 @@ class AsyncClient:
         self._target = channel_target(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
+        self._timed_metadata = (*(self._metadata or ()), ASKED)
         credentials = channel_credentials(tls, target)
         options = channel_options(message_bytes_max) + tls_options(tls)
         self._channel = (
@@ -68,13 +70,15 @@ class AsyncClient:
         *,
         version: str = "",
         timeout: float | None = None,  # noqa: ASYNC109 - gRPC's own deadline, which travels.
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> Prediction:
         """See `Client.predict`."""
         deadline = self._deadline_at(timeout)
-        ask = Ask(model, version, data, outputs, parameters, request_id)
+        ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
         form = self._session.form(model, version)
         if form is None:
             return await self._send(ask, await self._learn(model, version, deadline), deadline)
@@ -93,13 +97,15 @@ class AsyncClient:
         *,
         version: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> "asyncio.Task[Prediction]":
         """See `Client.submit`; the future is a task, to be held on to and awaited."""
         deadline = self._deadline_at(timeout)
-        ask = Ask(model, version, data, outputs, parameters, request_id)
+        ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
         form = self._session.form(model, version) or await self._learn(model, version, deadline)
         try:
             payload = self._session.encode(ask, form)
@@ -118,12 +124,14 @@ class AsyncClient:
         *,
         version: str = "",
         timeout: float | None = None,  # noqa: ASYNC109
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> Prediction:
         """See `Client.infer`."""
-        ask = Ask(model, version, tensors, outputs, parameters, request_id)
+        ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return await self._send(ask, AS_IS, self._deadline_at(timeout))
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
@@ -186,8 +194,19 @@ class AsyncClient:
         return f"<AsyncClient {self._target}>"
 
     async def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
-        payload = self._session.encode(ask, form)
-        return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+        return await self._ask(ask, form, self._session.encode(ask, form), deadline)
+
+    async def _ask(
+        self, ask: Ask, form: Form, payload: bytes, deadline: float | None
+    ) -> Prediction:
+        if not ask.timings:
+            return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+        try:
+            call = self._infer(payload, timeout=left_s(deadline), metadata=self._timed_metadata)
+            answer = await call
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        return self._session.decode(ask, form, answer, await call.trailing_metadata())
 
     async def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)
@@ -208,7 +227,7 @@ class AsyncClient:
         self, ask: Ask, form: Form, payload: bytes, deadline: float | None
     ) -> Prediction:
         try:
-            return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+            return await self._ask(ask, form, payload, deadline)
         except (InvalidArgument, NotFound):
             self._session.forget(ask.model, ask.version)
             raise

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from headrace.oip import open_inference_pb2 as oip
 from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
+from headrace.timings import ASKED
 
 from .calls import INFER_METHOD, Parameter
 from .channel import (
@@ -66,6 +67,7 @@ class Client:
         self._target = channel_target(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
+        self._timed_metadata = (*(self._metadata or ()), ASKED)
         credentials = channel_credentials(tls, target)
         options = channel_options(message_bytes_max) + tls_options(tls)
         self._channel = (
@@ -87,9 +89,11 @@ class Client:
         *,
         version: str = "",
         timeout: float | None = None,
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> Prediction:
         """Ask *model* for its answer to *data*.
 
@@ -100,9 +104,12 @@ class Client:
                 to the datatypes of the inputs where that is safe.
             version: A number, "@" and an alias, or empty for the version the name is served by.
             timeout: Seconds for the whole call; None for the client's.
+            priority: How urgent it is among the requests for the model: 1 is the most, up to the
+                model's `priority_levels`. None for the model's default.
             outputs: Names of the outputs wanted; None for all.
             parameters: Parameters of the request.
             request_id: What the prediction's `id` shall be.
+            timings: Whether the prediction's `timings` shall say where its time went on the server.
 
         Raises:
             InputMismatch: *data* does not fit the model's inputs; it was not sent.
@@ -110,7 +117,7 @@ class Client:
             TypeError: *data* or a parameter is of a type that cannot be sent.
         """
         deadline = self._deadline_at(timeout)
-        ask = Ask(model, version, data, outputs, parameters, request_id)
+        ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
         form = self._session.form(model, version)
         if form is None:
             return self._send(ask, self._learn(model, version, deadline), deadline)
@@ -129,9 +136,11 @@ class Client:
         *,
         version: str = "",
         timeout: float | None = None,
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> PredictionFuture:
         """Send what `predict` sends, and return before the answer.
 
@@ -145,7 +154,7 @@ class Client:
             TypeError: *data* or a parameter is of a type that cannot be sent.
         """
         deadline = self._deadline_at(timeout)
-        ask = Ask(model, version, data, outputs, parameters, request_id)
+        ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
         form = self._session.form(model, version) or self._learn(model, version, deadline)
         try:
             payload = self._session.encode(ask, form)
@@ -155,9 +164,13 @@ class Client:
                 raise
             form = changed
             payload = self._session.encode(ask, form)
+        metadata = self._timed_metadata if timings else self._metadata
+        call = self._infer.future(payload, timeout=left_s(deadline), metadata=metadata)
         return PredictionFuture(
-            self._infer.future(payload, timeout=left_s(deadline), metadata=self._metadata),
-            decode=lambda answer: self._session.decode(ask, form, answer),
+            call,
+            decode=lambda answer: self._session.decode(
+                ask, form, answer, call.trailing_metadata() if timings else None
+            ),
             on_error=lambda error: self._forget(ask, error),
         )
 
@@ -168,9 +181,11 @@ class Client:
         *,
         version: str = "",
         timeout: float | None = None,
+        priority: int | None = None,
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
         request_id: str = "",
+        timings: bool = False,
     ) -> Prediction:
         """Ask *model* with named arrays as they are: nothing is asked first, cast or checked.
 
@@ -182,7 +197,7 @@ class Client:
             HeadraceClientError: The call failed, in the class of its status.
             TypeError: A parameter is of a type that cannot be sent.
         """
-        ask = Ask(model, version, tensors, outputs, parameters, request_id)
+        ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return self._send(ask, AS_IS, self._deadline_at(timeout))
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
@@ -272,7 +287,15 @@ class Client:
 
     def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
         payload = self._session.encode(ask, form)
-        return self._session.decode(ask, form, self._call(self._infer, payload, deadline))
+        if not ask.timings:
+            return self._session.decode(ask, form, self._call(self._infer, payload, deadline))
+        try:
+            answer, call = self._infer.with_call(
+                payload, timeout=left_s(deadline), metadata=self._timed_metadata
+            )
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        return self._session.decode(ask, form, answer, call.trailing_metadata())
 
     def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)

@@ -4,13 +4,14 @@ Shared by the synchronous and the asyncio client, which add only the sending.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from headrace.oip.open_inference_pb2 import ModelMetadataResponse, RepositoryModelLoadRequest
 
 from .calls import Parameter, RequestEncoder, ResponseDecoder
 from .inputs import Data, Form
+from .timings import timings_in
 from .types import ModelMetadata, Prediction, metadata_of
 
 # Models and versions that are remembered; beyond it all are asked for anew.
@@ -29,6 +30,8 @@ class Ask(NamedTuple):
     outputs: Sequence[str] | None
     parameters: Mapping[str, Parameter] | None
     request_id: str
+    priority: int | None = None
+    timings: bool = False
 
 
 class Session:
@@ -72,22 +75,34 @@ class Session:
             InputMismatch: The data does not fit.
             TypeError: Data or a parameter is of a type that cannot be sent.
         """
+        parameters = ask.parameters
+        if ask.priority is not None:
+            parameters = {**(parameters or {}), "priority": ask.priority}
         return self._encoder.encode(
             ask.model,
             ask.version,
             form.fill(ask.data),
             outputs=ask.outputs,
-            parameters=ask.parameters,
+            parameters=parameters,
             request_id=ask.request_id,
         )
 
-    def decode(self, ask: Ask, form: Form, payload: bytes) -> Prediction:
+    def decode(
+        self,
+        ask: Ask,
+        form: Form,
+        payload: bytes,
+        trailing: Iterable[tuple[str, str | bytes]] | None = None,
+    ) -> Prediction:
         """The prediction that answers the request of *ask* and *form*.
 
+        *trailing* is the metadata that came behind the answer, for a caller who asked for timings.
+
         Raises:
-            InvalidResponse: *payload* is no such message.
+            InvalidResponse: *payload* is no such message, or the timings make no sense.
         """
         prediction = self._decoder.decode(payload)
+        prediction.timings = timings_in(trailing)
         versions = form.metadata.versions
         if versions and prediction.version and prediction.version not in versions:
             # Another version has taken over the name; its columns may stand in another order.

@@ -17,6 +17,7 @@ from headrace.oip.open_inference_pb2 import (
 from headrace.signature import TensorSpec
 
 from .errors import InvalidResponse
+from .timings import Timings
 
 # Of the type that the datatype has, which no type checker can know.
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,14 +44,16 @@ class Prediction(Mapping[str, Array]):
         model: The name of the model that answered.
         version: The version that answered.
         id: The request's id, as the caller gave it; empty for none.
+        timings: Where its time went, for a caller who asked a server that tells; else None.
     """
 
-    __slots__ = ("_arrays", "id", "model", "version")
+    __slots__ = ("_arrays", "id", "model", "timings", "version")
 
     def __init__(self, model: str, version: str, id: str, arrays: dict[str, Array]) -> None:  # noqa: A002 - the protocol's name.
         self.model = model
         self.version = version
         self.id = id
+        self.timings: Timings | None = None
         self._arrays = arrays
 
     def __getitem__(self, name: str) -> Array:

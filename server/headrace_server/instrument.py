@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from .types import Trip
+
 # From 50 us: a small model's answer takes less than most servers' first bucket.
 DURATION_BUCKETS_S = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
@@ -59,9 +61,16 @@ class Instrument:
         taken_apart: Batches run again in pieces, since they failed as a whole.
         overflows: Batches whose outputs did not fit their slot and travelled in a memfd.
         request_s: From arrival to answer.
+        decode_s: From the arrival of a burst to the queue, per burst.
         queue_s: From arrival to the close of the batch.
         batch_s: From the close of a batch to its answer.
+        gather_s: From the close of a batch until its rows lie in the arena.
+        send_s: From there until the worker has it.
+        stage_s: From there until its inputs are where the model computes.
         compute_s: The framework's own call.
+        finish_s: From there until the outputs lie in the arena.
+        return_s: From there until the daemon has them.
+        answer_s: From there until all answers of the batch are sent.
         batch_rows: Rows per batch.
     """
 
@@ -75,12 +84,30 @@ class Instrument:
         self.taken_apart = 0
         self.overflows = 0
         self.request_s = Histogram(DURATION_BUCKETS_S)
+        self.decode_s = Histogram(DURATION_BUCKETS_S)
         self.queue_s = Histogram(DURATION_BUCKETS_S)
         self.batch_s = Histogram(DURATION_BUCKETS_S)
+        self.gather_s = Histogram(DURATION_BUCKETS_S)
+        self.send_s = Histogram(DURATION_BUCKETS_S)
+        self.stage_s = Histogram(DURATION_BUCKETS_S)
         self.compute_s = Histogram(DURATION_BUCKETS_S)
+        self.finish_s = Histogram(DURATION_BUCKETS_S)
+        self.return_s = Histogram(DURATION_BUCKETS_S)
+        self.answer_s = Histogram(DURATION_BUCKETS_S)
         self.batch_rows = Histogram(ROWS_BUCKETS)
 
     @property
     def requests(self) -> int:
         """Requests answered."""
         return self.answered + self.answered_empty
+
+    def note_trip(self, trip: Trip, answered_at: float) -> None:
+        """Count the steps of a batch whose answers were sent by *answered_at* (seconds)."""
+        received, staged, computed, finished = trip.worker
+        self.gather_s.observe((trip.gathered - trip.closed) / 1e9)
+        self.send_s.observe((received - trip.gathered) / 1e9)
+        self.stage_s.observe((staged - received) / 1e9)
+        self.compute_s.observe((computed - staged) / 1e9)
+        self.finish_s.observe((finished - computed) / 1e9)
+        self.return_s.observe((trip.landed - finished) / 1e9)
+        self.answer_s.observe(answered_at - trip.landed / 1e9)

@@ -25,9 +25,16 @@ _LABELS = ("model", "version")
 
 _HISTOGRAMS = (
     ("headrace_request_seconds", "From a request's arrival to its answer.", "request_s"),
+    ("headrace_decode_seconds", "From a burst's arrival to the queue, per burst.", "decode_s"),
     ("headrace_queue_seconds", "From a request's arrival to the close of its batch.", "queue_s"),
     ("headrace_batch_seconds", "From the close of a batch to its answers.", "batch_s"),
+    ("headrace_gather_seconds", "Writing a batch's rows into the arena.", "gather_s"),
+    ("headrace_send_seconds", "A batch's way to its worker.", "send_s"),
+    ("headrace_stage_seconds", "From there to the device, waiting included.", "stage_s"),
     ("headrace_compute_seconds", "The framework's own call, per batch.", "compute_s"),
+    ("headrace_finish_seconds", "Writing a batch's outputs into the arena.", "finish_s"),
+    ("headrace_return_seconds", "A batch's way back to the daemon.", "return_s"),
+    ("headrace_answer_seconds", "From there until all its answers are sent.", "answer_s"),
     ("headrace_batch_rows", "Rows per batch.", "batch_rows"),
 )
 

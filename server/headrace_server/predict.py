@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headrace_client import Client, HeadraceClientError, Prediction
+from headrace_client import Client, HeadraceClientError, Prediction, Timings
 
 from .connecting import Connection
 from .errors import UsageError
@@ -44,6 +44,7 @@ def predict(
     connection: Connection = _LOCAL,
     output: str = "table",
     input_format: str = "",
+    timings: bool = False,
     out: TextIO | None = None,
 ) -> None:
     """Ask *model* for its answer to every row of a file, and print the answers.
@@ -59,6 +60,7 @@ def predict(
         output: "table", "csv" or "json".
         input_format: "csv", "json", "jsonl", "npy" or "parquet"; empty for what the file's name
             ends in.
+        timings: Whether to say on standard error where the time of the requests went.
         out: Where to print; standard output by default. Notes go to standard error.
 
     Raises:
@@ -79,26 +81,36 @@ def predict(
         with connection.client() as client, stream_of as stream:
             metadata = client.metadata(model, version)
             chunks = read(stream, metadata)
-            show(_Asker(client, metadata.name, version), chunks, out or sys.stdout)
+            asker = _Asker(client, metadata.name, version, timings=timings)
+            show(asker, chunks, out or sys.stdout)
     except HeadraceClientError as error:
         raise UsageError(f"{model} at {connection.server}: {error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read {source}: it is not UTF-8 text") from error
+    if timings:
+        _print_timings(asker.timings)
 
 
 class _Asker:
-    """Chunks of rows in, answers out, in order."""
+    """Chunks of rows in, answers out, in order.
 
-    def __init__(self, client: Client, model: str, version: str) -> None:
+    Attributes:
+        timings: Those of all answers so far, where they were asked for and the server tells them.
+    """
+
+    def __init__(self, client: Client, model: str, version: str, *, timings: bool) -> None:
+        self.timings: list[Timings] = []
         self._client = client
         self._model = model
         self._version = version
+        self._is_timed = timings
 
     def ask(self, chunk: Chunk) -> Prediction:
         """The answer to one chunk."""
-        return _checked(
-            self._client.predict(self._model, chunk, version=self._version), row_count(chunk)
+        prediction = self._client.predict(
+            self._model, chunk, version=self._version, timings=self._is_timed
         )
+        return self._checked(prediction, row_count(chunk))
 
     def ask_all(self, chunks: Iterator[Chunk]) -> Iterator[Prediction]:
         """The answers to all chunks, with a few requests in flight."""
@@ -110,20 +122,23 @@ class _Asker:
             prediction = future.result()
             for chunk in islice(chunks, 1):
                 waiting.append((self._submit(chunk), row_count(chunk)))
-            yield _checked(prediction, rows)
+            yield self._checked(prediction, rows)
 
     def _submit(self, chunk: Chunk) -> Any:
-        return self._client.submit(self._model, chunk, version=self._version)
+        return self._client.submit(
+            self._model, chunk, version=self._version, timings=self._is_timed
+        )
 
-
-def _checked(prediction: Prediction, rows: int) -> Prediction:
-    for name, array in prediction.items():
-        if array.shape[:1] != (rows,):
-            raise UsageError(
-                f"output {name!r} has shape {list(array.shape)} for {rows} rows: it is no answer "
-                "row by row"
-            )
-    return prediction
+    def _checked(self, prediction: Prediction, rows: int) -> Prediction:
+        for name, array in prediction.items():
+            if array.shape[:1] != (rows,):
+                raise UsageError(
+                    f"output {name!r} has shape {list(array.shape)} for {rows} rows: it is no "
+                    "answer row by row"
+                )
+        if prediction.timings is not None:
+            self.timings.append(prediction.timings)
+        return prediction
 
 
 def _print_table(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
@@ -205,6 +220,28 @@ def _print_json(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
             out.write(f"{separator}{json.dumps(record, ensure_ascii=False)}")
             separator = ",\n"
     out.write("\n]\n")
+
+
+def _print_timings(told: Sequence[Timings]) -> None:
+    """The mean and the most of each step over all requests."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not told:
+        console.print("note: the server tells no timings")
+        return
+    table = Table()
+    table.add_column("step")
+    table.add_column("mean ms", justify="right")
+    table.add_column("most ms", justify="right")
+    for step in max((timings.steps_ns for timings in told), key=len):
+        _add_times(table, step, [timings.steps_ns.get(step, 0) for timings in told])
+    _add_times(table, "total", [timings.total_ns for timings in told])
+    console.print(table)
+    rows = sum(timings.batch_rows for timings in told) / len(told)
+    console.print(f"requests: {len(told):,}, rows of their batches: {rows:,.1f} in the mean")
+
+
+def _add_times(table: Table, step: str, ns: Sequence[int]) -> None:
+    table.add_row(step, f"{sum(ns) / len(ns) / 1e6:.3f}", f"{max(ns) / 1e6:.3f}")
 
 
 def _plain(value: Any) -> Any:

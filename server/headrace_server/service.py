@@ -28,8 +28,9 @@ NAME_BYTES_MAX = 1024
 PARAMETERS_BYTES_MAX = 64 * 1024
 TENSORS_MAX = 2**16 - 1
 
-# Parameters that every request may have: the protocol's own.
-_PROTOCOL_PARAMETERS = ("timeout",)
+# Parameters that every request may have, the protocol's own; a model whose signature has one of
+# that name gets it instead.
+_PROTOCOL_PARAMETERS = ("priority", "timeout")
 # tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
 TOLERATED = frozenset(
     {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
@@ -45,15 +46,13 @@ class Ask:
         version: Empty, a number, or "@" and an alias.
         inputs: The tensors, as stated.
         outputs: Names of the outputs wanted; empty for all.
-        timeout_s: How long it may take, from its parameters.
-        parameters: Its other parameters.
+        parameters: Its parameters, the protocol's own among them.
     """
 
     model: str
     version: str
     inputs: tuple[Given, ...]
     outputs: tuple[str, ...] = ()
-    timeout_s: float = math.inf
     parameters: Mapping[str, GivenParameter] = field(default_factory=dict)
 
 
@@ -112,9 +111,10 @@ class Service:
             raise InvalidRequest(f"a request has at most {TENSORS_MAX} inputs and outputs")
         for tensor in ask.inputs:
             _check_shape(tensor)
+        own, given = _told_apart(model.signature, ask.parameters)
         try:
             order, rows, exact = _fit(model.signature, ask.inputs)
-            parameters = _parameters(model.signature, ask.parameters)
+            parameters = _parameters(model.signature, given)
         except SignatureMismatch as error:
             raise InvalidRequest(f"model {ask.model!r}: {error}") from None
         _check_outputs(model, ask.outputs)
@@ -137,7 +137,8 @@ class Service:
                 for at, index in enumerate(order)
                 if index in exact or layouts[at].datatype.name == "BOOL"
             ),
-            timeout_s=ask.timeout_s,
+            timeout_s=_timeout_s(own),
+            priority=_priority(model, own),
         )
 
     def submit(self, target: Target, requests: Sequence[Request]) -> None:
@@ -214,6 +215,41 @@ def _fit(
         return tuple(range(len(inputs))), common_rows(inputs), ()
     fit = signature.fit(inputs)
     return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
+
+
+def _told_apart(
+    signature: Signature | None, given: Mapping[str, GivenParameter]
+) -> tuple[dict[str, GivenParameter], dict[str, GivenParameter]]:
+    """The parameters that are the protocol's own, and those that are for the model."""
+    known = {spec.name for spec in signature.params} if signature else set()
+    own = {
+        name: given[name] for name in _PROTOCOL_PARAMETERS if name in given and name not in known
+    }
+    return own, {name: value for name, value in given.items() if name not in own}
+
+
+def _timeout_s(own: Mapping[str, GivenParameter]) -> float:
+    """How long a request may take, in seconds; infinity where it does not say."""
+    if "timeout" not in own:
+        return math.inf
+    microseconds = own["timeout"]
+    # Not isinstance: True is an int.
+    if type(microseconds) is not int or microseconds <= 0:
+        raise InvalidRequest("parameter 'timeout': expected microseconds above 0 as int64")
+    return microseconds / 1e6
+
+
+def _priority(model: ModelVersion, own: Mapping[str, GivenParameter]) -> int:
+    """The level of a request: what it says, else the model's default, else the lowest."""
+    settings = model.settings
+    levels = settings.priority_levels
+    said = own.get("priority", 0)
+    if type(said) is not int or not 0 <= said <= levels:
+        raise InvalidRequest(
+            f"model {model.name!r}: parameter 'priority': expected a whole number from 0 to "
+            f"{levels}, as its priority_levels, got {said!r:.64}"
+        )
+    return said or settings.priority_default or levels
 
 
 def _parameters(signature: Signature | None, given: Mapping[str, GivenParameter]) -> bytes:

@@ -86,6 +86,7 @@ class Request:
         deadline_at: When the caller stops waiting; infinity for never.
         priority: Its level, 1 the highest; the batcher puts it behind the last one where it has
             waited too long.
+        timing: When it passed its steps; None where the caller did not ask.
         taken_rows: How many of its rows batches have taken; the batcher's own.
         is_cancelled: Whether the caller has left; its rows are dropped.
         answers: What the batches of a split request have brought back; the scheduler's own.
@@ -107,6 +108,7 @@ class Request:
         "rows",
         "taken_rows",
         "tensors",
+        "timing",
     )
 
     def __init__(
@@ -132,6 +134,7 @@ class Request:
         self.arrived_at = arrived_at
         self.deadline_at = deadline_at
         self.priority = priority
+        self.timing: Timing | None = None
         self.taken_rows = 0
         self.is_cancelled = False
         self.answers: list[PartAnswer] | None = None
@@ -167,6 +170,8 @@ class Batch:
         rows: Their sum.
         closed_at: When it was made (seconds, monotonic clock).
         is_split: Whether a part is less than its whole request.
+        gathered_ns: When its rows lay in the arena (nanoseconds, monotonic clock); for a batch that
+            runs again, the last time.
         losses: How many workers died while they were at work on it.
         moves: How many workers died while they had it, at work on it or not.
         retry_until: When waiting for another worker ends; infinity while it waits for none.
@@ -177,6 +182,7 @@ class Batch:
     rows: int
     closed_at: float
     is_split: bool = False
+    gathered_ns: int = 0
     losses: int = 0
     moves: int = 0
     retry_until: float = math.inf
@@ -219,12 +225,14 @@ class Outputs:
         tensors: The outputs, in the order of the response.
         rows: Rows of the batch.
         heads: Room for the transport to keep encoded response headers, by rows, for this batch.
+        trip: When the batch passed its steps; None for answers without one.
     """
 
     model: tuple[str, str]
     tensors: tuple[OutputTensor, ...]
     rows: int
     heads: object = None
+    trip: "Trip | None" = None
 
 
 @dataclass(slots=True)
@@ -245,6 +253,34 @@ class Instants(NamedTuple):
     finished: int
 
 
+class Trip(NamedTuple):
+    """How many rows a batch had, and when it passed each step (as Instants)."""
+
+    rows: int
+    closed: int
+    gathered: int
+    worker: Instants
+    landed: int
+
+
+class Timing:
+    """When one request passed each step, for a caller who asked.
+
+    Attributes:
+        decoded_at: When its message was read (seconds, monotonic clock).
+        submitted_at: When the burst that brought it was handed over.
+        trip: That of its batch; of a split request, its last batch's. None before its answer, and
+            for one that needed no batch.
+    """
+
+    __slots__ = ("decoded_at", "submitted_at", "trip")
+
+    def __init__(self, decoded_at: float) -> None:
+        self.decoded_at = decoded_at
+        self.submitted_at = decoded_at
+        self.trip: Trip | None = None
+
+
 @dataclass(slots=True)
 class Outcome:
     """How a batch ended.
@@ -252,16 +288,20 @@ class Outcome:
     Attributes:
         outputs: What it brought back; None where *error* says why not.
         error: Why there are no outputs.
-        instants: When it passed the worker's steps.
         is_detached: Whether the outputs no longer depend on the slot.
         overflowed: Whether the outputs exceeded the slot.
     """
 
     outputs: Outputs | None = None
     error: HeadraceError | None = None
-    instants: Instants | None = None
     is_detached: bool = True
     overflowed: bool = False
+
+    @property
+    def instants(self) -> Instants | None:
+        """When it passed the worker's steps, where it came back from one."""
+        trip = None if self.outputs is None else self.outputs.trip
+        return None if trip is None else trip.worker
 
 
 class Target(Protocol):
@@ -288,6 +328,7 @@ class Plan:
         checked: Which inputs of the key hold values to look at: BOOL, which must be 0 or 1, and
             integers that must stay within 2**53.
         timeout_s: How long they may take at most; infinity for no limit.
+        priority: Their level, 1 the highest.
     """
 
     target: Target
@@ -298,3 +339,4 @@ class Plan:
     element_counts: tuple[int, ...]
     checked: tuple[int, ...]
     timeout_s: float = math.inf
+    priority: int = 1

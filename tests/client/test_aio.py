@@ -17,6 +17,7 @@ from headrace_client import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    Timings,
     Unavailable,
 )
 from oip_double import Double, ServedModel
@@ -50,6 +51,29 @@ def test_predictions_metadata_models_and_readiness(double: Double) -> None:
             assert not await client.ready("nothing")
 
     asyncio.run(ask())
+
+
+def test_timings_and_priorities(double: Double) -> None:
+    double.timings = '{"queue_ns": 7, "total_ns": 7, "batch_rows": 4}'
+
+    async def ask() -> None:
+        async with AsyncClient(double.target, timeout_s=20) as client:
+            x = np.ones((1, 3), np.float32)
+            told = [
+                await client.predict("iris", ROW, timings=True, priority=2),
+                await client.infer("doubler", {"x": x}, timings=True, priority=1),
+                await (await client.submit("iris", ROW, timings=True)),
+            ]
+            assert [one.timings for one in told] == [Timings({"queue": 7}, 7, 4)] * 3
+            assert (await client.predict("iris", ROW)).timings is None
+            double.failures = [(grpc.StatusCode.UNAVAILABLE, "draining")]
+            with pytest.raises(Unavailable, match="draining"):
+                await client.predict("iris", ROW, timings=True)
+
+    asyncio.run(ask())
+    assert double.timings_asked == [True, True, True, False, True]
+    sent = [request.parameters for request in double.infer_requests]
+    assert [given["priority"].int64_param for given in sent if "priority" in given] == [2, 1]
 
 
 def test_a_changed_model_is_asked_again_once_and_an_unchanged_one_never(double: Double) -> None:

@@ -26,6 +26,7 @@ from headrace_client import (
     PredictionFuture,
     ResourceExhausted,
     TensorSpec,
+    Timings,
     Unauthenticated,
     Unavailable,
     Unimplemented,
@@ -82,6 +83,53 @@ def test_a_request_says_version_id_outputs_and_parameters(double: Double, client
     assert (sent.model_version, sent.id) == ("1", "r1")
     assert sent.parameters["timeout"].int64_param == 5_000_000
     assert sent.parameters["greedy"].bool_param
+
+
+TOLD = '{"decode_ns": 5, "queue_ns": 7, "answer_ns": 1, "total_ns": 13, "batch_rows": 4}'
+TIMINGS = Timings({"decode": 5, "queue": 7, "answer": 1}, 13, 4)
+
+
+def test_a_caller_who_asks_is_told_where_the_time_went(double: Double) -> None:
+    double.timings = TOLD
+    caller = "shop"
+    with Client(double.target, timeout_s=20, token=caller) as client:
+        predicted = client.predict("iris", ROW, timings=True)
+        inferred = client.infer("doubler", {"x": np.ones((1, 3), np.float32)}, timings=True)
+        submitted = client.submit("iris", ROW, timings=True).result()
+        not_asked = client.predict("iris", ROW)
+
+    assert predicted.timings == inferred.timings == submitted.timings == TIMINGS
+    assert not_asked.timings is None
+    assert double.timings_asked == [True, True, True, False]
+    assert set(double.authorizations) == {"Bearer shop"}
+
+
+def test_a_server_that_tells_no_timings_is_no_error(client: Client) -> None:
+    assert client.predict("iris", ROW, timings=True).timings is None
+
+
+def test_a_call_that_asks_for_timings_fails_like_any_other(double: Double, client: Client) -> None:
+    client.predict("iris", ROW)
+    double.failures = [(grpc.StatusCode.UNAVAILABLE, "draining")]
+
+    with pytest.raises(Unavailable, match="draining"):
+        client.predict("iris", ROW, timings=True)
+
+
+def test_a_priority_is_a_parameter_beside_the_others(double: Double, client: Client) -> None:
+    client.predict("iris", ROW, priority=2, parameters={"greedy": True})
+    client.infer("doubler", {"x": np.ones((1, 3), np.float32)}, priority=1)
+    client.submit("iris", ROW, priority=0).result()
+    client.predict("iris", ROW)
+
+    sent = [dict(request.parameters) for request in double.infer_requests]
+    assert [{name: value.int64_param for name, value in given.items()} for given in sent] == [
+        {"priority": 2, "greedy": 0},
+        {"priority": 1},
+        {"priority": 0},
+        {},
+    ]
+    assert sent[0]["greedy"].bool_param
 
 
 def test_text_goes_out_and_comes_back(client: Client) -> None:

@@ -44,7 +44,11 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
         f"scaled={puppet.save_scaled(folder / 'scaled')}",
         f"broken={puppet.save_broken(folder / 'broken')}",
     ]
-    settings = (f"server.message_bytes_max={MESSAGE_BYTES_MAX}", "puppet.slots=1")
+    settings = (
+        f"server.message_bytes_max={MESSAGE_BYTES_MAX}",
+        "puppet.slots=1",
+        "puppet.priority_levels=3",
+    )
     options = [option for setting in settings for option in ("--set", setting)]
     with ExitStack() as stack:
         made = {}

@@ -280,7 +280,7 @@ WRONG: dict[str, tuple[Wrong, str, str]] = {
     "an unknown parameter": (
         with_parameter("request", "colour", string_param="red"),
         INVALID,
-        "'colour': expected one of .'timeout'.",
+        "'colour': expected one of .'priority', 'timeout'.",
     ),
     "an unknown parameter of an input": (
         with_parameter("input", "shared_memory_region", string_param="r"), INVALID, "^input 'x': ",
@@ -293,6 +293,17 @@ WRONG: dict[str, tuple[Wrong, str, str]] = {
     ),
     "a timeout in words": (
         with_parameter("request", "timeout", string_param="soon"), INVALID, "'timeout': expected",
+    ),
+    "a priority that is no level": (
+        with_parameter("request", "priority", int64_param=2),
+        INVALID,
+        "^model 'graph': parameter 'priority': expected a whole number from 0 to 1, .* got 2$",
+    ),
+    "a negative priority": (
+        with_parameter("request", "priority", int64_param=-1), INVALID, "from 0 to 1, .* got -1$",
+    ),
+    "a priority in words": (
+        with_parameter("request", "priority", string_param="1"), INVALID, "from 0 to 1, .*got '1'",
     ),
     # The model itself.
     "what the model raises": (

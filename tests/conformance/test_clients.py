@@ -27,7 +27,13 @@ def ours(address: str) -> Any:
             client.infer("graph", {"x": ROWS.astype(np.float64)})
         futures = [client.submit("graph", ROWS, request_id=str(k)) for k in range(50)]
         assert [future.result().id for future in futures] == [str(k) for k in range(50)]
-        return client.predict("graph", ROWS, request_id="seven", outputs=["y"])["y"]
+        answer = client.predict(
+            "graph", ROWS, request_id="seven", outputs=["y"], priority=1, timings=True
+        )
+        assert answer.timings is not None
+        assert sum(answer.timings.steps_ns.values()) == answer.timings.total_ns
+        assert answer.timings.batch_rows == 2
+        return answer["y"]
 
 
 def ours_aio(address: str) -> Any:
@@ -37,6 +43,9 @@ def ours_aio(address: str) -> Any:
             many = [client.predict("graph", ROWS) for _ in range(50)]
             answers = await asyncio.gather(*many)
             assert all(np.array_equal(answer["y"], answers[0]["y"]) for answer in answers)
+            timed = await client.predict("graph", ROWS, priority=1, timings=True)
+            assert timed.timings is not None
+            assert timed.timings.batch_rows == 2
             with pytest.raises(InvalidArgument, match="expected FP32, got FP64"):
                 await client.infer("graph", {"x": ROWS.astype(np.float64)})
             return answers[0]["y"]

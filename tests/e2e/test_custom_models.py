@@ -123,7 +123,10 @@ def test_a_client_that_knows_the_standard_alone_reads_the_same_metadata(daemon: 
 @pytest.mark.parametrize(
     ("parameters", "why"),
     [
-        ({"speed": 1}, "unknown parameter 'speed': expected one of ['prefix', 'scale', 'since', "),
+        (
+            {"speed": 1},
+            "unknown parameter 'speed': expected one of ['prefix', 'priority', 'scale', ",
+        ),
         ({"scale": "fast"}, "parameter 'scale': expected double, got str"),
         ({"tags": 3}, "parameter 'tags': expected a JSON list of string as text, got int"),
     ],

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace_server.instrument import DURATION_BUCKETS_S, ROWS_BUCKETS, Histogram, Instrument
+from headrace_server.types import Instants, Trip
 
 values = st.lists(st.sampled_from([*ROWS_BUCKETS, 0, 3, 100, 5000]) | st.integers(0, 9999))
 
@@ -49,6 +50,33 @@ def test_everything_begins_at_zero() -> None:
     assert numbers.failed == {}
     for histogram in (numbers.request_s, numbers.queue_s, numbers.batch_s, numbers.compute_s):
         assert (histogram.count, histogram.total) == (0, 0.0)
+
+
+def test_each_step_of_a_trip_is_counted_in_seconds() -> None:
+    numbers = Instrument()
+    second = 10**9
+
+    numbers.note_trip(
+        Trip(
+            rows=4,
+            closed=0,
+            gathered=second,
+            worker=Instants(3 * second, 6 * second, 10 * second, 15 * second),
+            landed=21 * second,
+        ),
+        28.0,
+    )
+
+    steps = (
+        numbers.gather_s,
+        numbers.send_s,
+        numbers.stage_s,
+        numbers.compute_s,
+        numbers.finish_s,
+        numbers.return_s,
+        numbers.answer_s,
+    )
+    assert [(step.count, step.total) for step in steps] == [(1, n) for n in range(1, 8)]
 
 
 def test_a_reason_is_counted_from_its_first_failure_on() -> None:

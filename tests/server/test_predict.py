@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def double() -> Iterator[Double]:
 def ask(double: Double, tmp_path: Path) -> Any:
     """Predict the rows of a file with the given content; what it prints."""
 
-    def run(model: str, name: str, content: str | bytes, **options: str) -> str:
+    def run(model: str, name: str, content: str | bytes, **options: Any) -> str:
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         out = io.StringIO()
@@ -568,3 +569,29 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=f"iris at {target}: UNAVAILABLE"):
         predict("iris", str(path), connection=Connection(server=target))
+
+
+def test_where_the_time_went_is_told_beside_the_answers(
+    ask: Any, double: Double, capsys: pytest.CaptureFixture[str]
+) -> None:
+    double.timings = (
+        '{"queue_ns": 1500000, "compute_ns": 250000, "total_ns": 1750000, "batch_rows": 8}'
+    )
+
+    answers = ask("iris", "rows.csv", IRIS_CSV, timings=True)
+
+    assert len(json.loads(answers)) == 2
+    told = capsys.readouterr().err
+    lines = [re.findall(r"[\w.]+", line) for line in told.splitlines()]
+    assert ["queue", "1.500", "1.500"] in lines
+    assert ["compute", "0.250", "0.250"] in lines
+    assert ["total", "1.750", "1.750"] in lines
+    assert "requests: 1, rows of their batches: 8.0 in the mean" in told
+
+
+def test_a_server_that_tells_no_timings_is_a_note(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("iris", "rows.csv", IRIS_CSV, timings=True)
+
+    assert capsys.readouterr().err == "note: the server tells no timings\n"

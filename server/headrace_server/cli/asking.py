@@ -35,6 +35,7 @@ def _offer_formats(incomplete: str) -> list[str]:
         "headrace predict iris --input rows.csv",
         "headrace predict iris --version @champion --input rows.parquet --output json",
         "cat rows.jsonl | headrace predict iris --input - --format jsonl --output csv",
+        "headrace predict iris --input rows.csv --timings",
     ),
 )
 def predict(
@@ -69,6 +70,10 @@ def predict(
             autocompletion=_offer_formats,
         ),
     ] = "",
+    *,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Say where the time of the requests went.")
+    ] = False,
 ) -> None:
     """Send the rows of a file through a served model and print the answers.
 
@@ -86,6 +91,7 @@ def predict(
         ),
         output=output.value,
         input_format=input_format,
+        timings=timings,
     )
 
 

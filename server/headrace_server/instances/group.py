@@ -8,6 +8,7 @@ scheduler and are called under its lock; `execute` runs outside it, on a slot th
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ..arena import Region, aligned
 from ..errors import HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
-from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part
+from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part, Trip
 from .worker import LoadedInstance, Worker
 
 # Up to this size a piece is cheaper to join with others than to copy through a view of its own.
@@ -75,9 +76,10 @@ class _Flight:
 
     def land(self, done: DoneFrame, frame: Frame) -> None:
         """See `worker.Flight`."""
+        landed_ns = time.monotonic_ns()
         self._trim()
         try:
-            outcome = self.group.collect(self.batch, self.slot, done, frame)
+            outcome = self.group.collect(self.batch, self.slot, done, frame, landed_ns)
         except Exception:  # noqa: BLE001 - such as no descriptor left: the batch must still end.
             outcome = Outcome(error=fault("collect_failed"))
         self.on_outcome(self.batch, self.slot, outcome)
@@ -201,6 +203,7 @@ class InstanceGroup:
         worker = slot.instance.worker
         inputs = self._gather(batch, slot)
         slot.outputs = self._fit_outputs(slot)
+        batch.gathered_ns = time.monotonic_ns()
         run = RunFrame(
             worker.next_batch(),
             slot.instance.loaded.number,
@@ -214,8 +217,10 @@ class InstanceGroup:
         flight = _Flight(self, batch, slot, on_outcome)
         worker.run(run, slot.instance.loaded, slot.loads, flight)
 
-    def collect(self, batch: Batch, slot: Slot, done: DoneFrame, frame: Frame) -> Outcome:
-        """The outputs of a batch that came back."""
+    def collect(
+        self, batch: Batch, slot: Slot, done: DoneFrame, frame: Frame, landed_ns: int
+    ) -> Outcome:
+        """The outputs of a batch that came back at *landed_ns*."""
         if frame.fds:
             memory = _map_all(frame.fds)
             total = memory.nbytes
@@ -228,9 +233,10 @@ class InstanceGroup:
         tensors = tuple(
             _output(ref, memory, is_copied=is_detached and not frame.fds) for ref in done.outputs
         )
+        closed_ns = round(batch.closed_at * 1e9)
+        trip = Trip(batch.rows, closed_ns, batch.gathered_ns, done.instants, landed_ns)
         return Outcome(
-            Outputs(self.model, tensors, batch.rows),
-            instants=done.instants,
+            Outputs(self.model, tensors, batch.rows, trip=trip),
             is_detached=is_detached,
             overflowed=bool(frame.fds),
         )

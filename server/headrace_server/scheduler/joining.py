@@ -25,11 +25,11 @@ def join(part: Part, outputs: Outputs, start: int, stop: int) -> Outputs | None:
     request.answers.append(PartAnswer(part.start, part.stop, tensors))
     if sum(answer.stop - answer.start for answer in request.answers) < request.rows:
         return None
-    return _joined(request, outputs.model)
+    return _joined(request, outputs)
 
 
-def _joined(request: Request, model: tuple[str, str]) -> Outputs:
-    """The outputs of the whole request.
+def _joined(request: Request, last: Outputs) -> Outputs:
+    """The outputs of the whole request, whose *last* batch has come back.
 
     They are answered whole: where the rows of BYTES begin is of no use any more.
     """
@@ -40,4 +40,4 @@ def _joined(request: Request, model: tuple[str, str]) -> Outputs:
         shape = (request.rows, *first.shape[1:])
         data = b"".join(tensor.data for tensor in same)
         tensors.append(OutputTensor(first.name, first.datatype, shape, data))
-    return Outputs(model, tuple(tensors), request.rows)
+    return Outputs(last.model, tuple(tensors), request.rows, trip=last.trip)

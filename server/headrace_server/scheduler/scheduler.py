@@ -151,6 +151,8 @@ class Scheduler(Generic[Slot]):
                 requests = ()
             # Those that came together are told apart by their deadlines.
             requests = sorted(requests, key=_deadline)
+            if requests:
+                self.instrument.decode_s.observe(self._clock() - requests[0].arrived_at)
             self._tell_load(requests)
             submit = self._batcher.submit
             for request in requests:
@@ -494,9 +496,9 @@ class Scheduler(Generic[Slot]):
         instrument.batches += 1
         instrument.batch_rows.observe(batch.rows)
         instrument.batch_s.observe(now - batch.closed_at)
-        if outcome.instants is not None:
-            computed_ns = outcome.instants.computed - outcome.instants.staged
-            instrument.compute_s.observe(computed_ns / 1e9)
+        trip = None if outcome.outputs is None else outcome.outputs.trip
+        if trip is not None:
+            instrument.note_trip(trip, now)
         instrument.overflows += outcome.overflowed
         arrived = [
             part.request.arrived_at

@@ -27,7 +27,7 @@ from ..service import Ask, Service
 from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
 from .columns import check_column
 from .contents import typed_bytes
-from .parameters import model_parameters, refuse_parameters, timeout_s
+from .parameters import parameters_of, refuse_parameters
 
 # What gRPC itself can carry.
 MESSAGE_BYTES_MAX = 2**31 - 1
@@ -153,6 +153,7 @@ class Decoder:
                     id_field,
                     now,
                     deadline_at,
+                    plan.priority,
                 )
         return self._decode_slowly(payload, reply, call, now, deadline_at, at, begin)
 
@@ -196,6 +197,7 @@ class Decoder:
             fields.id_field,
             now,
             min(deadline_at, now + plan.timeout_s),
+            plan.priority,
         )
 
     def _plan(self, fields: Fields) -> tuple[Plan, list[Buffer] | None]:
@@ -231,8 +233,7 @@ class Decoder:
                     for tensor in message.inputs
                 ),
                 outputs=tuple(output.name for output in message.outputs),
-                timeout_s=timeout_s(message),
-                parameters=model_parameters(message),
+                parameters=parameters_of(message),
             )
         )
         return plan, typed

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from headrace.oip import open_inference_pb2
+from headrace.timings import ASKED
 
 from .. import VERSION
 from ..errors import HeadraceError, InvalidRequest
@@ -33,6 +34,7 @@ from .reflection import INFERENCE, reflection_servicer
 from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .status import status_of
+from .timings import trailing
 
 # At the end: for how long no call must have come before the connections go, and how long that is
 # waited for (seconds).
@@ -151,7 +153,10 @@ class GrpcioTransport:
 
     def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
         """See `types.Reply`."""
-        self._resolve(request, self._encoder.encode(request, outputs, start, stop))
+        payload = self._encoder.encode(request, outputs, start, stop)
+        if request.timing is not None:
+            request.timing.trip = outputs.trip
+        self._resolve(request, payload)
 
     def fail(self, request: Request, error: HeadraceError) -> None:
         """See `types.Reply`."""
@@ -184,8 +189,11 @@ class GrpcioTransport:
         future: _Future = self._loop.create_future()
         if log is not None:
             log.begin(future, context.peer())
+        is_timed = ASKED in (context.invocation_metadata() or ())
         try:
-            target, request = intake.take(payload, future, context.time_remaining())
+            target, request = intake.take(
+                payload, future, context.time_remaining(), is_timed=is_timed
+            )
         except HeadraceError as error:
             result: bytes | HeadraceError = error
             if log is not None:
@@ -200,6 +208,8 @@ class GrpcioTransport:
                         log.leave(request)
                 raise
         if isinstance(result, bytes):
+            if is_timed:
+                context.set_trailing_metadata(trailing(request))
             return result
         await context.abort(status_of(result), result.message)
         raise AssertionError("abort always raises")

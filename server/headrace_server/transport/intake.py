@@ -8,7 +8,7 @@ import time
 from ..errors import SERVER_ENDS, Draining, HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..service import Service
-from ..types import Reply, Request, Target
+from ..types import Reply, Request, Target, Timing
 from .codec import Decoder
 
 _INFINITY = float("inf")
@@ -34,6 +34,8 @@ class Intake:
         self._message_bytes_max = message_bytes_max
         self._decoder = Decoder(service)
         self._burst: dict[Target, list[Request]] = {}
+        # Of the burst, those whose callers asked when they passed their steps.
+        self._timings: list[Timing] = []
         self._now = 0.0
         self.refused_at = -_INFINITY
 
@@ -42,13 +44,16 @@ class Intake:
         self._now = time.monotonic()
         self._decoder.begin_burst()
 
-    def take(self, payload: bytes, call: object, left_s: float | None) -> tuple[Target, Request]:
+    def take(
+        self, payload: bytes, call: object, left_s: float | None, *, is_timed: bool = False
+    ) -> tuple[Target, Request]:
         """Make *payload* part of the burst; where it goes, for a caller that may leave.
 
         Args:
             payload: The message.
             call: What the transport knows the call by.
             left_s: Seconds until the caller stops waiting; None for never.
+            is_timed: Whether the caller asked when the request passed its steps.
 
         Raises:
             HeadraceError: It is refused. Counted already.
@@ -69,6 +74,9 @@ class Intake:
             own = fault("decode_failed")
             self._service.on_failure(own.reason)
             raise own from None
+        if is_timed:
+            request.timing = Timing(time.monotonic())
+            self._timings.append(request.timing)
         target = plan.target
         requests = self._burst.get(target)
         if requests is None:
@@ -80,6 +88,11 @@ class Intake:
     def submit(self) -> None:
         """The burst is over: hand it to the schedulers, each its part at once."""
         burst, self._burst = self._burst, {}
+        if self._timings:
+            now = time.monotonic()
+            for timing in self._timings:
+                timing.submitted_at = now
+            self._timings.clear()
         for target, requests in burst.items():
             try:
                 self._service.submit(target, requests)

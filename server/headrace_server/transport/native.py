@@ -11,6 +11,8 @@ from collections.abc import Collection
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from headrace.timings import ASKED
+
 from ..errors import HeadraceError
 from ..service import Service
 from ..types import Outputs, Request, Target
@@ -19,6 +21,7 @@ from .guard import Guard
 from .intake import Intake
 from .requestlog import RequestLog
 from .status import number_of
+from .timings import trailing
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -105,8 +108,13 @@ class NativeTransport:
         """See `types.Reply`."""
         payload = self._encoder.encode(request, outputs, start, stop)
         call = request.call
-        if self._open.pop(call, None) is not None:  # type: ignore[call-overload]
+        if self._open.pop(call, None) is None:  # type: ignore[call-overload]
+            return
+        if request.timing is None:
             self._front.respond(call, payload)  # type: ignore[arg-type]
+        else:
+            request.timing.trip = outputs.trip
+            self._front.respond(call, payload, None, trailing(request))  # type: ignore[arg-type]
 
     def fail(self, request: Request, error: HeadraceError) -> None:
         """See `types.Reply`."""
@@ -153,7 +161,11 @@ class NativeTransport:
                 try:
                     if guard is not None and key not in passed:
                         self._check(guard, key)
-                    self._open[call] = intake.take(payload, call, details[2] if details else None)
+                    assert details is not None, "the front was made with call_details"
+                    metadata, _, left_s = details
+                    self._open[call] = intake.take(
+                        payload, call, left_s, is_timed=ASKED in metadata
+                    )
                 except HeadraceError as error:
                     front.fail(call, number_of(error), error.message)
                     if log is not None:

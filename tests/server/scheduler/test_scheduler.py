@@ -1101,6 +1101,17 @@ def test_answers_are_counted_with_their_times() -> None:
     assert (numbers.batch_rows.count, numbers.batch_rows.total) == (2, 5.0)
 
 
+def test_a_burst_is_counted_once_from_its_arrival_to_the_queue() -> None:
+    house = House()
+    requests = [house.request(), house.request()]
+    house.clock.advance(0.25)
+
+    house.scheduler.submit(requests)
+    house.scheduler.submit([])
+
+    assert (house.instrument.decode_s.count, house.instrument.decode_s.total) == (1, 0.25)
+
+
 def test_the_frameworks_own_time_is_counted_apart() -> None:
     house = House()
     house.submitted()

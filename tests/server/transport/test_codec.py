@@ -716,12 +716,12 @@ def test_what_other_clients_set_is_tolerated_wherever_it_stands() -> None:
 
 def test_an_unknown_parameter_is_refused_with_the_known_ones() -> None:
     message = Message((tensor("x", "FP32", (1,)),), outputs=("y",)).proto()
-    message.parameters["priority"].int64_param = 1
+    message.parameters["sequence_id"].int64_param = 1
     assert Bench().refusal(message.SerializeToString()) == (
-        "model 'any': unknown parameter 'priority': expected one of ['timeout']"
+        "model 'any': unknown parameter 'sequence_id': expected one of ['priority', 'timeout']"
     )
 
-    del message.parameters["priority"]
+    del message.parameters["sequence_id"]
     message.outputs[0].parameters["classification"].int64_param = 3
     assert Bench().refusal(message.SerializeToString()) == (
         "output 'y': unknown parameter 'classification', none is known here"
@@ -753,7 +753,7 @@ def test_the_earlier_of_timeout_and_deadline_counts(value: InferParameter) -> No
         InferParameter(int64_param=-5),
         InferParameter(string_param="1s"),
         InferParameter(double_param=0.5),
-        InferParameter(),
+        InferParameter(bool_param=True),
     ],
 )
 def test_a_timeout_that_is_no_number_of_microseconds_is_refused(value: InferParameter) -> None:
@@ -762,6 +762,13 @@ def test_a_timeout_that_is_no_number_of_microseconds_is_refused(value: InferPara
     assert "parameter 'timeout': expected microseconds above 0" in Bench().refusal(
         message.payload()
     )
+
+
+@pytest.mark.parametrize("name", ["timeout", "priority", "any"])
+def test_a_parameter_without_a_value_is_refused(name: str) -> None:
+    message = Message((tensor("x", "FP32", (1,)),), parameters={name: InferParameter()})
+
+    assert Bench().refusal(message.payload()) == f"parameter {name!r}: expected a value, got none"
 
 
 # Typed contents.

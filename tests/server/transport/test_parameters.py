@@ -34,10 +34,15 @@ class Bench:
     """A decoder in front of one model."""
 
     def __init__(
-        self, *inputs: TensorSpec, params: Sequence[ParamSpec] = (), is_signed: bool = True
+        self,
+        *inputs: TensorSpec,
+        params: Sequence[ParamSpec] = (),
+        is_signed: bool = True,
+        settings: Mapping[str, int] | None = None,
     ) -> None:
         self.repository = FakeRepository()
-        self.repository.serve("m", Signature(inputs, params=tuple(params)) if is_signed else None)
+        signature = Signature(inputs, params=tuple(params)) if is_signed else None
+        self.repository.serve("m", signature, **(settings or {}))
         self._decoder = Decoder(Service(self.repository.real, queue_bytes_max=1 << 40))
         self._decoder.begin_burst()
 
@@ -86,6 +91,64 @@ def test_requests_of_equal_parameters_share_a_batch_and_others_do_not() -> None:
     assert bench.key({"scale": 2}) is others[0]
 
 
+@pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
+def test_a_request_has_the_priority_that_it_names(kind: str) -> None:
+    bench = Bench(SIZE, settings={"priority_levels": 3, "priority_default": 2})
+
+    def priority(said: int) -> int:
+        sent = message({"size": [1.0]}, {})
+        setattr(sent.parameters["priority"], kind, said)
+        # The second time its layout is known.
+        first, second = bench.decode_message(sent), bench.decode_message(sent)
+        assert first.priority == second.priority
+        return second.priority
+
+    assert [priority(said) for said in (1, 2, 3)] == [1, 2, 3]
+    assert priority(0) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 1),
+        ({"priority_levels": 3}, 3),
+        ({"priority_levels": 3, "priority_default": 1}, 1),
+    ],
+)
+def test_a_request_that_names_none_has_the_models_default(
+    settings: Mapping[str, int], expected: int
+) -> None:
+    assert Bench(SIZE, settings=settings).decode({"size": [1.0]}).priority == expected
+
+
+@pytest.mark.parametrize("said", [-1, 3, 2**40, True, 1.0, "1"])
+def test_a_priority_that_is_no_level_is_refused(said: float | str) -> None:
+    refusal = Bench(SIZE, settings={"priority_levels": 2}).refusal(
+        {"size": [1.0]}, {"priority": said}
+    )
+
+    assert refusal == (
+        "model 'm': parameter 'priority': expected a whole number from 0 to 2, as its "
+        f"priority_levels, got {said!r}"
+    )
+
+
+def test_requests_of_different_priorities_share_a_batch() -> None:
+    bench = Bench(SIZE, params=PARAMS, settings={"priority_levels": 2})
+
+    assert bench.key({"priority": 1}) is bench.key({"priority": 2}) is bench.key()
+
+
+def test_a_models_own_priority_and_timeout_are_its_parameters() -> None:
+    own = (ParamSpec("priority", "string", "low"), ParamSpec("timeout", "double", 0.5))
+    bench = Bench(SIZE, params=own)
+
+    request = bench.decode({"size": [1.0]}, {"priority": "high", "timeout": 2.0})
+
+    assert json.loads(request.key.parameters) == {"priority": "high", "timeout": 2.0}
+    assert (request.priority, request.deadline_at) == (1, math.inf)
+
+
 def test_a_model_without_parameters_has_none_in_its_key() -> None:
     assert Bench(SIZE).key().parameters == b""
     assert Bench(is_signed=False).key().parameters == b""
@@ -94,8 +157,10 @@ def test_a_model_without_parameters_has_none_in_its_key() -> None:
 @pytest.mark.parametrize(
     ("parameters", "why"),
     [
-        ({"speed": 1}, "unknown parameter 'speed': expected one of ['name', 'scale', 'sizes', "),
-        ({"priority": 1}, "unknown parameter 'priority': expected one of"),
+        (
+            {"speed": 1},
+            "unknown parameter 'speed': expected one of ['name', 'priority', 'scale', 'sizes', ",
+        ),
         ({"scale": True}, "parameter 'scale': expected double, got bool"),
         ({"name": 1.5}, "parameter 'name': expected string, got float"),
         ({"sizes": "[1.5]"}, "parameter 'sizes': expected long, got float"),
