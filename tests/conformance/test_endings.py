@@ -46,6 +46,21 @@ def running(caller: Caller) -> Any:
     return call
 
 
+def test_batches_form_while_the_previous_one_runs(caller: Caller, gate: Path) -> None:
+    """Whoever comes while a batch runs shares the next one."""
+    slow = running(caller)
+    batches = caller.metric("headrace_batches_total", "puppet")
+    calls = [caller.submit(row(0.0, k)) for k in range(32)]
+    until = time.monotonic() + 30
+    while caller.metric("headrace_queue_rows", "puppet") < 32:
+        assert time.monotonic() < until
+
+    open_gate(gate)
+
+    assert [ending(call).code for call in [slow, *calls]] == ["OK"] * 33
+    assert caller.metric("headrace_batches_total", "puppet") == batches + 2
+
+
 def test_a_deadline_that_passes_while_a_request_waits_is_told(caller: Caller, gate: Path) -> None:
     before = caller.failures()
     slow = running(caller)

@@ -160,23 +160,6 @@ def test_many_requests_in_flight_get_each_their_own_answer(caller: Caller) -> No
         assert answers(response)["output-0"].tolist() == [[0, k]]
 
 
-def test_batches_form_while_the_previous_one_runs(caller: Caller) -> None:
-    """32 in flight: whoever comes while a batch runs shares the next one."""
-    request = message("iris", models.model("iris_pipeline").rows(1)).SerializeToString()
-    rows = caller.metric("headrace_rows_total", "iris")
-    batches = caller.metric("headrace_batches_total", "iris")
-
-    calls = [caller.submit(request) for _ in range(32)]
-    for _ in range(20):
-        calls = [caller.submit(request) for call in calls if ending(call).code == "OK"]
-    assert [ending(call).code for call in calls] == ["OK"] * 32
-
-    rows = caller.metric("headrace_rows_total", "iris") - rows
-    batches = caller.metric("headrace_batches_total", "iris") - batches
-    assert rows == 32 * 21
-    assert rows / batches > 1.5
-
-
 def test_what_is_no_number_is_an_answer(caller: Caller) -> None:
     import puppet
 
