@@ -8,12 +8,16 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Condition, Semaphore, current_thread
 from typing import Any, cast
 
 from headrace.datatypes import BYTES
 from headrace.signature import Signature
+from headrace_server.adapters import Adapter, Artifact
+from headrace_server.adapters.base import NO_PARAMS, Params, Tensors
 from headrace_server.completions import Timed
+from headrace_server.devices import open_device
 from headrace_server.errors import HeadraceError, InstanceLost, InvalidRequest, ModelNotFound
 from headrace_server.instances.group import InstanceGroup
 from headrace_server.instrument import Instrument
@@ -347,3 +351,16 @@ class FakeRepository:
     def real(self) -> Repository:
         """This double, for those who ask for the real thing."""
         return cast("Repository", self)
+
+
+class FunctionAdapter(Adapter):
+    """A model that is a function; it keeps the rows of each call."""
+
+    def __init__(self, function: Callable[[Tensors], Any], signature: Signature | None) -> None:
+        super().__init__(Artifact(Path(), {}, {}, signature), open_device("cpu"))
+        self.function = function
+        self.calls: list[int] = []
+
+    def launch(self, staged: Tensors, params: Params = NO_PARAMS) -> Any:
+        self.calls.append(len(staged["x"]) if staged["x"].ndim else 1)
+        return self.function(staged)

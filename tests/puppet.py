@@ -43,6 +43,15 @@ class Puppet:
                 return rows
 
 
+class Sized:
+    """Compiled, so to speak, for 4 and 8 rows: tells beside each row with how many it ran."""
+
+    def predict(self, rows: npt.NDArray[np.float64]) -> Any:
+        if len(rows) not in (4, 8):
+            raise ValueError(f"compiled for 4 and 8 rows, not for {len(rows)}")
+        return np.column_stack([rows[:, 0], np.full(len(rows), float(len(rows)))])
+
+
 class Echo:
     """Of any input, so that every datatype passes."""
 
@@ -50,11 +59,18 @@ class Echo:
         return rows
 
 
+_TENSOR = json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}])
+_SIGNATURE = f"signature:\n  inputs: '{_TENSOR}'\n  outputs: '{_TENSOR}'\n"
+
+
 def save_puppet(folder: Path, gate: Path) -> Path:
     """A Puppet as MLflow would have saved it; the directory."""
-    tensor = json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}])
-    signature = f"signature:\n  inputs: '{tensor}'\n  outputs: '{tensor}'\n"
-    return _save(Puppet(gate), folder, _FLAVOR + signature)
+    return _save(Puppet(gate), folder, _FLAVOR + _SIGNATURE)
+
+
+def save_sized(folder: Path) -> Path:
+    """A Sized as MLflow would have saved it; the directory."""
+    return _save(Sized(), folder, _FLAVOR + _SIGNATURE)
 
 
 def save_echo(folder: Path) -> Path:
@@ -85,6 +101,41 @@ def save_scaled(folder: Path) -> Path:
     )
     folder.mkdir()
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(built, str(folder / "model.onnx"))
+    (folder / "MLmodel").write_text("flavors:\n  onnx:\n    data: model.onnx\n")
+    return folder
+
+
+def save_masked(folder: Path) -> Path:
+    """An ONNX graph of a ragged matrix and its mask: y = x * real + 1, and each row's length."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def ragged(name: str, kind: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, ["rows", "length"])
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["real"], ["factor"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "factor"], ["masked"]),
+            helper.make_node("Constant", [], ["one"], value_float=1.0),
+            helper.make_node("Add", ["masked", "one"], ["y"]),
+            helper.make_node("Constant", [], ["inner"], value_ints=[1]),
+            helper.make_node("ReduceSum", ["real", "inner"], ["length"], keepdims=1),
+            helper.make_node("Shape", ["x"], ["ran"], start=1),
+            helper.make_node("Mul", ["length", "ran"], ["length_times_ran"]),
+        ],
+        "masked",
+        [ragged("x", TensorProto.FLOAT), ragged("real", TensorProto.INT64)],
+        [
+            ragged("y", TensorProto.FLOAT),
+            helper.make_tensor_value_info("length", TensorProto.INT64, ["rows", 1]),
+            helper.make_tensor_value_info("length_times_ran", TensorProto.INT64, ["rows", 1]),
+        ],
+    )
+    folder.mkdir()
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(built)
     onnx.save(built, str(folder / "model.onnx"))
     (folder / "MLmodel").write_text("flavors:\n  onnx:\n    data: model.onnx\n")
     return folder

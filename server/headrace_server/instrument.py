@@ -56,6 +56,7 @@ class Instrument:
         answered_empty: Requests of no rows, answered without one; written by the transport.
         failed: Requests that ended in an error, by reason.
         rows: Rows answered.
+        rows_padded: Rows run beside them, to reach an allowed size.
         batches: Batches run, retries included.
         retried: Batches run again after a worker was lost.
         taken_apart: Batches run again in pieces, since they failed as a whole.
@@ -79,6 +80,7 @@ class Instrument:
         self.answered_empty = 0
         self.failed: defaultdict[str, int] = defaultdict(int)
         self.rows = 0
+        self.rows_padded = 0
         self.batches = 0
         self.retried = 0
         self.taken_apart = 0

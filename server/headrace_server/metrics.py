@@ -41,6 +41,7 @@ _HISTOGRAMS = (
 _COUNTERS = (
     ("headrace_requests", "Requests answered.", "requests"),
     ("headrace_rows", "Rows run.", "rows"),
+    ("headrace_rows_padded", "Padding rows run to reach an allowed size.", "rows_padded"),
     ("headrace_batches", "Batches run.", "batches"),
     ("headrace_batches_retried", "Batches run again after a worker was lost.", "retried"),
     (

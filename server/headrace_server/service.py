@@ -16,6 +16,7 @@ from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, 
 
 from .errors import InvalidRequest, ResourceExhausted
 from .instrument import Instrument
+from .ragged import bucket_of
 from .repository.model import ModelVersion
 from .repository.repository import Repository
 from .types import InputLayout, Outputs, OutputTensor, Plan, Request, Target
@@ -119,7 +120,14 @@ class Service:
             raise InvalidRequest(f"model {ask.model!r}: {error}") from None
         _check_outputs(model, ask.outputs)
         columns = {} if model.signature is None else _columns(model.signature)
-        layouts = tuple(_layout(ask.inputs[index], columns) for index in order)
+        inputs = [ask.inputs[index] for index in order]
+        shaping = None
+        bucketed = bucket_of(model.settings.bucket_by, model.signature, inputs) if rows else None
+        if bucketed is not None:
+            shaping, inputs = bucketed
+            if shaping.mask is not None:
+                order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
+        layouts = tuple(_layout(tensor, columns) for tensor in inputs)
         elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
         is_scalar = not all(layout.has_rows for layout in layouts)
         return Plan(
@@ -139,6 +147,7 @@ class Service:
             ),
             timeout_s=_timeout_s(own),
             priority=_priority(model, own),
+            shaping=shaping,
         )
 
     def submit(self, target: Target, requests: Sequence[Request]) -> None:

@@ -71,6 +71,16 @@ class Reply(Protocol):
         """Send *error*."""
 
 
+class Shaping(Protocol):
+    """How requests of one kind are brought into the form of their batch key, and answers back."""
+
+    def fill(self, tensors: Sequence[Buffer]) -> list[Buffer]:
+        """The bytes of all inputs of the batch key, from the request's own."""
+
+    def reply(self, reply: Reply) -> Reply:
+        """Where the answers to such requests go, on their way to *reply*."""
+
+
 class Request:
     """Rows that one caller wants run. Identity is the object itself.
 
@@ -170,6 +180,7 @@ class Batch:
         rows: Their sum.
         closed_at: When it was made (seconds, monotonic clock).
         is_split: Whether a part is less than its whole request.
+        padding: How many rows it ran with beyond its own, to reach an allowed size.
         gathered_ns: When its rows lay in the arena (nanoseconds, monotonic clock); for a batch that
             runs again, the last time.
         losses: How many workers died while they were at work on it.
@@ -182,6 +193,7 @@ class Batch:
     rows: int
     closed_at: float
     is_split: bool = False
+    padding: int = 0
     gathered_ns: int = 0
     losses: int = 0
     moves: int = 0
@@ -223,7 +235,7 @@ class Outputs:
     Attributes:
         model: Served name and version, as the response states them.
         tensors: The outputs, in the order of the response.
-        rows: Rows of the batch.
+        rows: Rows of the batch, padding included.
         heads: Room for the transport to keep encoded response headers, by rows, for this batch.
         trip: When the batch passed its steps; None for answers without one.
     """
@@ -322,13 +334,15 @@ class Plan:
         target: Where they are submitted.
         key: Their batch key.
         rows: Their rows.
-        order: For each input of the key, which tensor of the request fills it.
+        order: For each input of the key, which tensor of the request fills it; -1 for one that the
+            shaping writes.
         byte_counts: Expected length of each tensor of the request; -1 for BYTES.
         element_counts: Elements of each tensor of the request.
         checked: Which inputs of the key hold values to look at: BOOL, which must be 0 or 1, and
             integers that must stay within 2**53.
         timeout_s: How long they may take at most; infinity for no limit.
         priority: Their level, 1 the highest.
+        shaping: What is done to their tensors and answers; None for most.
     """
 
     target: Target
@@ -340,3 +354,4 @@ class Plan:
     checked: tuple[int, ...]
     timeout_s: float = math.inf
     priority: int = 1
+    shaping: Shaping | None = None

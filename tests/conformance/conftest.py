@@ -42,12 +42,16 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
         f"puppet={puppet.save_puppet(folder / 'puppet', gate)}",
         f"echo={puppet.save_echo(folder / 'echo')}",
         f"scaled={puppet.save_scaled(folder / 'scaled')}",
+        f"sized={puppet.save_sized(folder / 'sized')}",
+        f"masked={puppet.save_masked(folder / 'masked')}",
         f"broken={puppet.save_broken(folder / 'broken')}",
     ]
     settings = (
         f"server.message_bytes_max={MESSAGE_BYTES_MAX}",
         "puppet.slots=1",
         "puppet.priority_levels=3",
+        "sized.rows_allowed=4 8",
+        'masked.bucket_by={"sizes": [4, 8], "mask": "real"}',
     )
     options = [option for setting in settings for option in ("--set", setting)]
     with ExitStack() as stack:

@@ -6,7 +6,9 @@ loading and reports what it saw; only what was seen to follow the rows is served
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,9 +16,12 @@ from headrace.signature import Signature, TensorSpec
 
 from .base import Adapter, Array, LoadError, Tensors, cause, spec_of
 from .samples import example_rows, synthetic_rows
+from .warmup import ANY, Allowed, predict_padded
 
 # Sizes tried for inner axes of any size, in turn: 1 suits most models, convolutions want more.
 INNER_SIZES = (1, 2, 8, 32)
+
+_Run = Callable[[Tensors], Tensors]
 
 # Two answers to equal rows may differ by the order of a sum, in half precision too.
 RELATIVE_TOLERANCE = 1e-3
@@ -36,6 +41,7 @@ class Probe:
         signature: The effective signature, its outputs corrected by what was seen; None where the
             model's inputs are unknown.
         seconds: How long probing took.
+        sample: Rows that the model ran; None where it was not run with success.
     """
 
     batchable: bool
@@ -44,79 +50,99 @@ class Probe:
     outputs: tuple[TensorSpec, ...]
     signature: Signature | None
     seconds: float
+    sample: Tensors | None = None
 
 
-def probe(adapter: Adapter, example: Tensors | None = None) -> Probe:
+def probe(adapter: Adapter, example: Tensors | None = None, allowed: Allowed = ANY) -> Probe:
     """Run *adapter* on one row and on two, of *example* or else made up.
+
+    It is never run with a size that is not *allowed*: rows that lack are copies of the last.
 
     Raises:
         LoadError: The model fails on its own input example, or returns what no datatype carries.
     """
     began = time.monotonic()
     signature = adapter.signature
-    splits, batchable, why, outputs = _look(adapter, signature, example)
-    if signature is not None and outputs:
-        signature = replace(signature, outputs=_corrected(signature.outputs, outputs))
-    return Probe(batchable, splits, why, outputs, signature, time.monotonic() - began)
+    if example is not None and allowed.lengths:
+        example = allowed.stretched(example, signature, allowed.lengths[0])
+    run = partial(predict_padded, adapter, sizes=allowed.rows) if allowed.rows else adapter.predict
+    found = _look(adapter, run, signature, example, allowed.lengths or INNER_SIZES)
+    if signature is not None and found.outputs:
+        signature = replace(signature, outputs=_corrected(signature.outputs, found.outputs))
+    return replace(found, signature=signature, seconds=time.monotonic() - began)
 
 
 def _look(
-    adapter: Adapter, signature: Signature | None, example: Tensors | None
-) -> tuple[bool, bool, str, tuple[TensorSpec, ...]]:
-    """Whether *adapter* splits, whether it batches, why so, and its outputs."""
+    adapter: Adapter,
+    run: _Run,
+    signature: Signature | None,
+    example: Tensors | None,
+    inner_sizes: Sequence[int],
+) -> Probe:
+    """What is found by *run*."""
+
+    def found(*, splits: bool, batches: bool, why: str) -> Probe:
+        return Probe(batches, splits, why, outputs, signature, 0.0, sample)
+
+    outputs: tuple[TensorSpec, ...] = ()
+    sample: Tensors | None = None
     has_inputs = signature is not None and bool(signature.inputs)
     if example is not None:
-        row, answer = _run_example(adapter, signature, example)
+        row, answer = _run_example(run, signature, example)
     elif signature is None or not has_inputs:
-        return False, False, "not run: the model has neither a signature nor an input example", ()
+        why = "not run: the model has neither a signature nor an input example"
+        return found(splits=False, batches=False, why=why)
     else:
         try:
-            row, answer = _run_synthetic(adapter, signature)
+            row, answer = _run_synthetic(run, signature, inner_sizes)
         except Exception as error:  # noqa: BLE001 - made-up rows need not suit a model.
             why = f"not known: the model fails on a made-up row ({cause(error)})"
             is_presumed = signature.is_batchable and adapter.is_presumed_batchable
-            return is_presumed, is_presumed, why, ()
+            return found(splits=is_presumed, batches=is_presumed, why=why)
+    sample = row if example is None else example
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
     outputs = _seen(answer, _rows(row), is_inner_free)
     if signature is not None and not signature.is_batchable:
-        return False, False, "the signature fixes the number of rows", outputs
+        return found(splits=False, batches=False, why="the signature fixes the number of rows")
     if _rows(row) != 1:
-        return False, False, "the model runs its input example, but not one row of it", outputs
+        why = "the model runs its input example, but not one row of it"
+        return found(splits=False, batches=False, why=why)
     try:
-        answer_to_two = adapter.predict(
-            example_rows(row if example is None else example, signature, 2)
-        )
+        answer_to_two = run(example_rows(sample, signature, 2))
     except Exception as error:  # noqa: BLE001 - a model frozen at one row may raise anything.
         has_rows = all(array.shape[:1] == (1,) for array in answer.values())
-        return has_rows, False, f"the model runs 1 row but not 2 ({cause(error)})", outputs
-    batchable, why = _compare(answer, answer_to_two)
-    if batchable and (mixing := _differing(answer, answer_to_two)):
-        batchable, why = _judge_difference(adapter, row, answer, mixing)
-    return batchable, batchable, why, outputs
+        why = f"the model runs 1 row but not 2 ({cause(error)})"
+        return found(splits=has_rows, batches=False, why=why)
+    batches, why = _compare(answer, answer_to_two)
+    if batches and (mixing := _differing(answer, answer_to_two)):
+        batches, why = _judge_difference(adapter, run, row, answer, mixing)
+    return found(splits=batches, batches=batches, why=why)
 
 
 def _run_example(
-    adapter: Adapter, signature: Signature | None, example: Tensors
+    run: _Run, signature: Signature | None, example: Tensors
 ) -> tuple[Tensors, Tensors]:
     """The example's first row and the answer to it, or all of it where one row alone fails."""
     error: Exception | None = None
     for rows in sorted({1, _rows(example)}):
         try:
             sample = example_rows(example, signature, rows)
-            return sample, adapter.predict(sample)
+            return sample, run(sample)
         except Exception as raised:  # noqa: BLE001 - a model may raise anything.
             error = error or raised
     assert error is not None
     raise LoadError(f"the model fails on its own input example: {cause(error)}") from error
 
 
-def _run_synthetic(adapter: Adapter, signature: Signature) -> tuple[Tensors, Tensors]:
+def _run_synthetic(
+    run: _Run, signature: Signature, inner_sizes: Sequence[int]
+) -> tuple[Tensors, Tensors]:
     """A made-up row that the model takes, and the answer to it; else the first error is raised."""
     error: Exception | None = None
-    for inner in INNER_SIZES:
+    for inner in inner_sizes:
         sample = synthetic_rows(signature, 1, inner)
         try:
-            return sample, adapter.predict(sample)
+            return sample, run(sample)
         except Exception as raised:  # noqa: BLE001 - a model may raise anything.
             error = error or raised
     assert error is not None
@@ -145,7 +171,7 @@ def _differing(one: Tensors, two: Tensors) -> str:
 
 
 def _judge_difference(
-    adapter: Adapter, row: Tensors, answer: Tensors, name: str
+    adapter: Adapter, run: _Run, row: Tensors, answer: Tensors, name: str
 ) -> tuple[bool, str]:
     """Whether a model batches whose *answer* to *row* differs beside another row in output *name*.
 
@@ -154,7 +180,7 @@ def _judge_difference(
     """
     if adapter.is_presumed_batchable:
         return True, f"output {name!r} of a row differs beside another row: not deterministic?"
-    if _differing(answer, adapter.predict(row)):
+    if _differing(answer, run(row)):
         return True, f"output {name!r} of a row differs each time: not deterministic"
     return False, f"output {name!r} of a row depends on the row beside it"
 

@@ -21,6 +21,7 @@ from ..arena import Region, aligned
 from ..errors import HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
+from ..sizes import padded_size
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part, Trip
 from .worker import LoadedInstance, Worker
 
@@ -106,8 +107,18 @@ class InstanceGroup:
         workers: The workers of all instances it began with.
     """
 
-    def __init__(self, model: tuple[str, str], instances: Sequence[Instance]) -> None:
+    def __init__(
+        self, model: tuple[str, str], instances: Sequence[Instance], sizes: Sequence[int] = ()
+    ) -> None:
+        """Run the batches of *model* on *instances*.
+
+        Args:
+            model: Served name and version.
+            instances: Its instances.
+            sizes: The numbers of rows that a batch may run with, ascending; empty for any.
+        """
         self.model = model
+        self._sizes = sizes
         self.workers = tuple(dict.fromkeys(instance.worker for instance in instances))
         self._instances = list(instances)
         self.sync()
@@ -207,7 +218,7 @@ class InstanceGroup:
         run = RunFrame(
             worker.next_batch(),
             slot.instance.loaded.number,
-            batch.rows,
+            batch.rows + batch.padding,
             inputs,
             batch.key.outputs,
             slot.outputs.offset,
@@ -236,7 +247,7 @@ class InstanceGroup:
         closed_ns = round(batch.closed_at * 1e9)
         trip = Trip(batch.rows, closed_ns, batch.gathered_ns, done.instants, landed_ns)
         return Outcome(
-            Outputs(self.model, tensors, batch.rows, trip=trip),
+            Outputs(self.model, tensors, batch.rows + batch.padding, trip=trip),
             is_detached=is_detached,
             overflowed=bool(frame.fds),
         )
@@ -253,6 +264,11 @@ class InstanceGroup:
     def _gather(self, batch: Batch, slot: Slot) -> tuple[TensorRef, ...]:
         """Write all rows into the slot's input side: the one copy of request data."""
         columns = [_pieces(batch, index, layout) for index, layout in enumerate(batch.key.inputs)]
+        rows = batch.rows
+        if self._sizes and not batch.key.is_scalar:
+            rows = padded_size(batch.rows, self._sizes)
+            batch.padding = rows - batch.rows
+            columns = [pieces + _padding(batch, index) for index, pieces in enumerate(columns)]
         sizes = [sum(map(len, pieces)) for pieces in columns]
         worker = slot.instance.worker
         slot.inputs = _fit(worker, slot.inputs, sum(map(aligned, sizes)))
@@ -261,7 +277,7 @@ class InstanceGroup:
         refs = []
         for layout, pieces, nbytes in zip(batch.key.inputs, columns, sizes, strict=True):
             _write(memory, at, pieces, nbytes)
-            shape = (batch.rows, *layout.row_shape) if layout.has_rows else ()
+            shape = (rows, *layout.row_shape) if layout.has_rows else ()
             refs.append(TensorRef(layout.name, layout.datatype.code, shape, at, nbytes))
             at += aligned(nbytes)
         return tuple(refs)
@@ -272,6 +288,13 @@ def _pieces(batch: Batch, index: int, layout: InputLayout) -> list[Buffer]:
     if not batch.is_split:
         return [part.request.tensors[index] for part in batch.parts]
     return [_rows(part, index, layout) for part in batch.parts]
+
+
+def _padding(batch: Batch, index: int) -> list[Buffer]:
+    """The last row's bytes of input *index*, once per row that is missing to an allowed size."""
+    last = batch.parts[-1]
+    row = _rows(Part(last.request, last.stop - 1, last.stop), index, batch.key.inputs[index])
+    return [row] * batch.padding
 
 
 def _rows(part: Part, index: int, layout: InputLayout) -> Buffer:

@@ -19,6 +19,7 @@ from ..instances.group import Instance, InstanceGroup, Slot
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
+from ..ragged import with_mask_optional
 from ..scheduler.batcher import Batcher, Level, Limits
 from ..scheduler.policy import POLICIES, Aims, Policy
 from ..scheduler.scheduler import Scheduler
@@ -87,6 +88,8 @@ class Loader:
             "exec_ms_max": settings.exec_ms_max,
             "device": device,
             "threads": self._pool.threads_per_call,
+            "sizes": settings.row_sizes,
+            "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
         }
         # Modules that a model ships collide with another model's of the same name.
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
@@ -96,17 +99,21 @@ class Loader:
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(self._pool.start(spec, device, is_own=is_own))  # noqa: PERF401
             reports = [loaded.found.result() for _, loaded in started]
+            found = reports[0]
+            declared = found["signature"]
+            signature = with_mask_optional(
+                settings.bucket_by, None if declared is None else Signature.from_json(declared)
+            )
         except BaseException:
             for worker, loaded in started:
                 worker.unload(loaded)
                 self._pool.retire_own(worker)
             raise
-        found = reports[0]
-        signature = found["signature"]
-        model.signature = None if signature is None else Signature.from_json(signature)
+        model.signature = signature
         model.is_batchable = found["batchable"]
         model.device = found["device"]
         model.note = found["why"]
+        model.warm_s = found["warm_s"]
         self._attach(model, started, splits=found["splits"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
@@ -145,12 +152,13 @@ class Loader:
         splits: bool,
     ) -> None:
         settings = model.settings
-        rows_max = settings.rows_max if model.is_batchable else 1
+        rows_max = settings.batch_rows_max if model.is_batchable else 1
+        sizes = settings.row_sizes if model.is_batchable else ()
         out_bytes = _out_bytes(model.signature, rows_max)
         instances = [
             Instance(worker, loaded, settings.slots, out_bytes) for worker, loaded in started
         ]
-        group = InstanceGroup((model.name, model.version), instances)
+        group = InstanceGroup((model.name, model.version), instances, sizes)
         limits = Limits(
             rows_max,
             settings.queue_rows_max,

@@ -55,6 +55,7 @@ class ModelVersion:
         signature: Effective inputs and outputs; None for a model that accepts what comes.
         is_batchable: Whether its requests share batches.
         note: What the probe at load found worth telling.
+        warm_s: How long running every allowed size took at load (seconds).
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelVersion:
     signature: Signature | None = None
     is_batchable: bool = True
     note: str = ""
+    warm_s: float = 0.0
     group: InstanceGroup | None = None
     _scheduler: Scheduler[Slot] | None = None
     _keys: dict[object, BatchKey] = field(default_factory=dict)

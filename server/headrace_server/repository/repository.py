@@ -326,6 +326,7 @@ class Repository:
                 workers=model.worker_names,
                 batched=model.is_batchable,
                 note=model.note,
+                warm_s=round(model.warm_s, 3),
                 seconds=round(time.monotonic() - began, 3),
             )
         with self._lock:

@@ -244,7 +244,7 @@ class Batcher:
 
     def shrink(self, batch: Batch, now: float) -> None:
         """*batch* ran out of memory: smaller ones follow."""
-        self.caps.shrink(batch.key, batch.rows, now)
+        self.caps.shrink(batch.key, batch.rows + batch.padding, now)
         line = self._lines.get(batch.key)
         if line is not None:
             self._place(line, now)

@@ -106,5 +106,6 @@ def _piece(batch: Batch, parts: Sequence[Part], now: float) -> Batch:
         parts=list(parts),
         rows=sum(part.stop - part.start for part in parts),
         closed_at=now,
+        padding=0,
         is_split=any(part.stop - part.start != part.request.rows for part in parts),
     )

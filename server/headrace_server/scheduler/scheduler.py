@@ -443,7 +443,8 @@ class Scheduler(Generic[Slot]):
             seconds -= (outcome.instants.staged - outcome.instants.received) / 1e9
         self._batcher.times.observe(batch.key, batch.rows, max(seconds, 0.0))
         if self._batcher.caps:
-            self._batcher.caps.fit(batch.key, batch.rows, self._batcher.limits.rows_max, now)
+            rows = batch.rows + batch.padding
+            self._batcher.caps.fit(batch.key, rows, self._batcher.limits.rows_max, now)
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0
@@ -507,6 +508,7 @@ class Scheduler(Generic[Slot]):
         ]
         instrument.answered += len(arrived)
         instrument.rows += batch.rows
+        instrument.rows_padded += batch.padding
         instrument.request_s.observe_all([now - at for at in arrived])
         instrument.queue_s.observe_all([batch.closed_at - at for at in arrived])
 

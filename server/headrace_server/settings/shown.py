@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
 from .effective import Given, Layer, Settings, folded
 from .tables import TABLES, Table
 from .uris import shown_uri, split_model
@@ -136,7 +138,13 @@ def _rows(settings: Mapping[str, Shown]) -> list[str]:
 
 
 def _plain(settings: Mapping[str, Shown]) -> dict[str, dict[str, Any]]:
-    return {key: {"value": item.value, "from": item.origin} for key, item in settings.items()}
+    return {
+        key: {"value": _as_plain(item.value), "from": item.origin} for key, item in settings.items()
+    }
+
+
+def _as_plain(value: Any) -> Any:
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
 def _key(name: str) -> str:

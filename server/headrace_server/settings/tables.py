@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Mark(enum.Enum):
@@ -34,6 +34,15 @@ _PER_LEVEL = Expected("a list of whole numbers from 0, one per priority")
 _DEVICE = "auto, cpu, cuda or cuda:N"
 
 
+def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if list(sizes) != sorted(set(sizes)):
+        raise ValueError("expected ascending numbers")
+    return sizes
+
+
+_Sizes = Annotated[tuple[_Rows, ...], AfterValidator(_ascending)]
+_ASCENDING = Expected("a list of whole numbers from 1, ascending")
+_BUCKETS = Expected("a table of axis, sizes, pad, mask and inputs; as text, in JSON")
 _PER_PRIORITY = ("priority_queue_rows_max", "priority_timeout_us", "priority_timeout_action")
 
 
@@ -43,11 +52,33 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class BucketBy(Table):
+    """How inputs of different lengths share batches.
+
+    Attributes:
+        axis: The axis along which they differ; 0 counts rows.
+        sizes: The lengths to which they are padded, ascending; empty for no padding.
+        pad: What they are padded with.
+        mask: The input that tells the model what is real (1) and what is padding (0), written for
+            callers who leave it out; empty for none.
+        inputs: The inputs that are padded; empty for those that may be of any size along the axis.
+    """
+
+    axis: Annotated[int, Field(ge=1, le=31)] = 1
+    sizes: _Sizes = ()
+    pad: Annotated[float, Field(allow_inf_nan=False)] | int | str = 0
+    mask: str = ""
+    inputs: tuple[str, ...] = ()
+
+
 class ModelSettings(Table):
     """How one model is served.
 
     Attributes:
         rows_max: Rows of a batch.
+        rows_allowed: The numbers of rows that batches may run with, ascending, the others padded to
+            the next; empty for any. The last is their rows_max.
+        bucket_by: How inputs of different lengths share batches.
         policy: How long a free instance waits for more rows; empty: delay where the two settings
             that follow ask for it, else greedy.
         queue_delay_us_max: How long a batch that is not full may wait, in microseconds.
@@ -71,6 +102,8 @@ class ModelSettings(Table):
     """
 
     rows_max: Annotated[_Rows, Mark.BY_TAG] = 64
+    rows_allowed: Annotated[_Sizes, Mark.BY_TAG, _ASCENDING] = ()
+    bucket_by: Annotated[BucketBy, Mark.BY_TAG, _BUCKETS] = BucketBy()
     policy: Annotated[
         Literal["", "greedy", "delay", "adaptive"],
         Mark.BY_TAG,
@@ -113,6 +146,28 @@ class ModelSettings(Table):
         Expected(f"{_DEVICE}, or nothing"),
     ] = ""
     worker: Literal["shared", "own"] = "shared"
+
+    @property
+    def row_sizes(self) -> tuple[int, ...]:
+        """The numbers of rows that batches may run with, ascending; empty for any."""
+        if "rows_max" not in self.model_fields_set:
+            return self.rows_allowed
+        return tuple(size for size in self.rows_allowed if size <= self.rows_max)
+
+    @property
+    def batch_rows_max(self) -> int:
+        """The most rows of a batch."""
+        return self.row_sizes[-1] if self.row_sizes else self.rows_max
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        """Hold what is said of the largest batch twice against one another."""
+        is_said = "rows_max" in self.model_fields_set
+        if self.rows_allowed and is_said and self.rows_max not in self.rows_allowed:
+            raise ValueError(
+                f"rows_max = {self.rows_max} is not among rows_allowed = {list(self.rows_allowed)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_priorities(self) -> Self:

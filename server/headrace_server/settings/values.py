@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..errors import UsageError
 from .tables import TABLES, Expected, Mark, ModelSettings
@@ -33,9 +33,9 @@ def checked(table: str, key: str, value: Any, place: str, *, is_text: bool) -> A
     try:
         if not is_text:
             # As JSON has it: a list is a tuple, a whole number a float; true is no number.
-            return adapter.validate_python(
-                tuple(value) if isinstance(value, list) else value, strict=True
-            )
+            return adapter.validate_python(_with_tuples(value), strict=True)
+        if _is_table(table, key):
+            return adapter.validate_json(value, strict=True)
         if _is_list(table, key):
             return adapter.validate_python(tuple(shlex.split(value)))
         return adapter.validate_strings(value)
@@ -100,8 +100,10 @@ def toml_value(value: Any) -> str:
         return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
     if isinstance(value, dict):
-        return "a table"
+        return f"{{{', '.join(f'{key} = {toml_value(item)}' for key, item in value.items())}}}"
     return str(value)
 
 
@@ -109,6 +111,17 @@ def did_you_mean(name: str, names: list[str]) -> str:
     """The end of a sentence that names the one of *names* nearest to *name*, if one is near."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_table(table: str, key: str) -> bool:
+    annotation = TABLES[table].model_fields[key].annotation
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _is_list(table: str, key: str) -> bool:

@@ -136,6 +136,11 @@ class Decoder:
                 plan = layout.plan
                 whole = payload if layout.nbytes <= _SLICE_BYTES_MAX else memoryview(payload)
                 tensors = [whole[begin + a : begin + b] for a, b in layout.slices]
+                nbytes = layout.nbytes
+                if plan.shaping is not None:
+                    tensors = plan.shaping.fill(tensors)
+                    nbytes = sum(map(len, tensors))
+                    reply = plan.shaping.reply(reply)
                 if plan.checked:
                     _check_values(plan, tensors)
                 if plan.timeout_s != math.inf:
@@ -149,7 +154,7 @@ class Decoder:
                     tensors,
                     reply,
                     call,
-                    layout.nbytes,
+                    nbytes,
                     id_field,
                     now,
                     deadline_at,
@@ -183,7 +188,10 @@ class Decoder:
                 self._make_room(len(fields.shared))
                 self._plans[fields.shared] = plan
         _check_bytes(plan, given)
-        tensors = [given[index] for index in plan.order]
+        tensors = [given[index] for index in plan.order if index >= 0]
+        if plan.shaping is not None:
+            tensors = plan.shaping.fill(tensors)
+            reply = plan.shaping.reply(reply)
         if plan.checked:
             _check_values(plan, tensors)
         self._learn(payload, fields, plan, at, begin)
@@ -258,7 +266,7 @@ class Decoder:
             (spots[i - 1][1] - begin, payload[spots[i - 1][1] : spots[i][0]])
             for i in range(1, len(spots))
         )
-        slices = tuple((spots[i][0] - begin, spots[i][1] - begin) for i in plan.order)
+        slices = tuple((spots[i][0] - begin, spots[i][1] - begin) for i in plan.order if i >= 0)
         self._make_room(len(header))
         same = self._layouts.setdefault((payload[:at], len(payload) - begin), [])
         if len(same) < _SAME_LENGTH_MAX:

@@ -15,7 +15,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -29,6 +29,7 @@ from ..adapters import Artifact, LoadError, adapter_of
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
 from ..adapters.probe import probe
+from ..adapters.warmup import Allowed, warm_up
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..errors import without_paths
@@ -138,7 +139,13 @@ class InstanceThread:
         if artifact.signature is not None and artifact.signature.params:
             _warn_of_params(spec["name"], adapter_type)
         adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
-        found = probe(adapter, example)
+        allowed = Allowed.of(spec["sizes"], spec["buckets"])
+        found = probe(adapter, example, allowed)
+        warm_s = 0.0
+        if not found.batchable:
+            allowed = replace(allowed, rows=())
+        if allowed and found.sample is not None:
+            warm_s = warm_up(adapter, found.sample, found.signature, allowed)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it
@@ -156,6 +163,7 @@ class InstanceThread:
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
+                "warm_s": warm_s,
             },
         )
         return adapter

@@ -1,34 +1,19 @@
 """What the probe concludes from how a model answers one row and two."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from doubles import FunctionAdapter
 from headrace.signature import Signature, TensorSpec
-from headrace_server.adapters import Adapter, Artifact, LoadError
-from headrace_server.adapters.base import NO_PARAMS, Params
+from headrace_server.adapters import LoadError
 from headrace_server.adapters.probe import probe
-from headrace_server.devices import open_device
 from models import Tensors
 
 MATRIX = Signature((TensorSpec("x", "FP32", (-1, 4)),))
 EXAMPLE: Tensors = {"x": np.ones((3, 4), np.float32)}
-
-
-class FunctionAdapter(Adapter):
-    """A model that is a function; it keeps the rows of each call."""
-
-    def __init__(self, function: Callable[[Tensors], Any], signature: Signature | None) -> None:
-        super().__init__(Artifact(Path(), {}, {}, signature), open_device("cpu"))
-        self.function = function
-        self.calls: list[int] = []
-
-    def launch(self, staged: Tensors, params: Params = NO_PARAMS) -> Any:
-        self.calls.append(len(staged["x"]) if staged["x"].ndim else 1)
-        return self.function(staged)
 
 
 def doubled(tensors: Tensors) -> Any:

@@ -4,7 +4,13 @@ import pytest
 from pydantic import ValidationError
 
 from headrace_server.errors import UsageError
-from headrace_server.settings import ModelSettings, ServerSettings, Settings, read_settings
+from headrace_server.settings import (
+    BucketBy,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    read_settings,
+)
 
 
 def settings(*sets: str, **environ: str) -> Settings:
@@ -27,6 +33,8 @@ def test_an_unknown_setting_is_an_error_everywhere() -> None:
 
 ALLOWED = {
     "rows_max": "8",
+    "rows_allowed": "1 8 16",
+    "bucket_by": '{"sizes": [16, 32], "mask": "real"}',
     "queue_delay_us_max": "500",
     "queue_rows_max": "100",
     "queue_bytes_max": "1000000",
@@ -52,6 +60,8 @@ def test_a_tag_may_set_what_shapes_a_queue_or_a_call() -> None:
 
     assert effective == ModelSettings(
         rows_max=8,
+        rows_allowed=(1, 8, 16),
+        bucket_by=BucketBy(sizes=(16, 32), mask="real"),
         queue_delay_us_max=500,
         queue_rows_max=100,
         queue_bytes_max=1_000_000,
