@@ -53,7 +53,7 @@ class WorkerPool:
     def start(
         self, spec: dict[str, Any], device: str, *, is_own: bool
     ) -> tuple[Worker, LoadedInstance]:
-        """Assign an instance to a worker and have it loaded there; see `Worker.load`.
+        """Assign an instance to a worker of *device* and have it loaded there; see `Worker.load`.
 
         Raises:
             LoadFailed: The pool is closed.
@@ -62,7 +62,7 @@ class WorkerPool:
             if self._is_closing:
                 raise LoadFailed("the server is ending")
             worker = self._assign(device, is_own=is_own)
-            return worker, worker.load(spec)
+            return worker, worker.load({**spec, "device": device})
 
     def retire_own(self, worker: Worker) -> None:
         """End a worker whose own model is gone, or could not be loaded; a shared one stays."""

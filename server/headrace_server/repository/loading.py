@@ -16,6 +16,7 @@ from headrace.signature import Signature
 
 from ..completions import Completions
 from ..instances.group import Instance, InstanceGroup, Slot
+from ..instances.placement import placed
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
@@ -75,7 +76,7 @@ class Loader:
             LoadFailed: It cannot be loaded; nothing of it is left.
         """
         settings = model.settings
-        device = settings.device or self._device
+        devices = placed(settings.device or self._device, settings.instances)
         spec = {
             "name": model.name,
             "flavor": fetched.flavor,
@@ -86,7 +87,6 @@ class Loader:
             "example": fetched.example,
             "method": settings.method,
             "exec_ms_max": settings.exec_ms_max,
-            "device": device,
             "threads": self._pool.threads_per_call,
             "sizes": settings.row_sizes,
             "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
@@ -95,7 +95,7 @@ class Loader:
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
-            for _ in range(settings.instances):
+            for device in devices:
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(self._pool.start(spec, device, is_own=is_own))  # noqa: PERF401
             reports = [loaded.found.result() for _, loaded in started]
@@ -111,7 +111,7 @@ class Loader:
             raise
         model.signature = signature
         model.is_batchable = found["batchable"]
-        model.device = found["device"]
+        model.device = ", ".join(dict.fromkeys(report["device"] for report in reports))
         model.note = found["why"]
         model.warm_s = found["warm_s"]
         self._attach(model, started, splits=found["splits"])

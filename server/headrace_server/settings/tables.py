@@ -40,6 +40,13 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def _distinct(devices: str) -> str:
+    names = devices.replace("cuda,", "cuda:0,").split(",")
+    if len(set(names)) < len(names):
+        raise ValueError("expected each device once")
+    return devices
+
+
 _Sizes = Annotated[tuple[_Rows, ...], AfterValidator(_ascending)]
 _ASCENDING = Expected("a list of whole numbers from 1, ascending")
 _BUCKETS = Expected("a table of axis, sizes, pad, mask and inputs; as text, in JSON")
@@ -93,11 +100,12 @@ class ModelSettings(Table):
         priority_timeout_us: How long a request may wait, per priority, in microseconds; 0 for ever.
         priority_timeout_action: What becomes of one that has waited so long, per priority.
         slots: Batches that one instance may hold: one computes while the next is staged.
-        instances: Copies of the model, each with a thread of its own.
+        instances: Copies of the model on each of its devices, each with a thread of its own.
         method: The method to call instead of the one MLflow's predict_fn names.
         deterministic: Whether a batch may run again, whole or in pieces, that has failed.
         exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
-        device: Where it computes; empty for the server's own setting.
+        device: Where it computes, several GPUs separated by commas; empty for the server's own
+            setting.
         worker: "shared", or "own" for a process of its own.
     """
 
@@ -142,8 +150,9 @@ class ModelSettings(Table):
     exec_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
     device: Annotated[
         str,
-        Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)?$"),
-        Expected(f"{_DEVICE}, or nothing"),
+        Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?(,cuda:[0-9]+)*)?$"),
+        AfterValidator(_distinct),
+        Expected(f"{_DEVICE}, several cuda:N separated by commas, or nothing"),
     ] = ""
     worker: Literal["shared", "own"] = "shared"
 

@@ -80,6 +80,20 @@ def waiting(gate: Path) -> object:
     return Waiting()
 
 
+def meeting(place: Path, count: int) -> object:
+    """A model that tells its process, once *count* instances of it compute at once."""
+
+    class Meeting:
+        def predict(self, x: npt.NDArray[np.float64]) -> Any:
+            if x[0, 0] == 1.0:
+                (place / f"{os.getpid()}-{threading.get_ident()}").touch()
+                while len(os.listdir(place)) < count:
+                    time.sleep(0.001)
+            return np.full_like(x, os.getpid())
+
+    return Meeting()
+
+
 class Shelf:
     """A librarian that knows what a test has told it."""
 
@@ -241,6 +255,26 @@ def test_an_unloaded_models_memory_goes_back_to_the_system(house: House, is_cycl
     house.unload("heavy")
 
     assert house.process().memory_info().rss < full - HELD_BYTES * 3 // 4
+
+
+def test_instances_on_several_devices_run_from_one_queue(
+    houses: Callable[..., House], tmp_path: Path
+) -> None:
+    """scikit-learn computes on the CPU in whatever worker it is put."""
+    place = tmp_path / "place"
+    place.mkdir()
+    house = houses(device="cuda:0,cuda:1", instances=2, slots=1, rows_max=1)
+    house.shelf.put("a", "1", meeting(place, 4))
+    house.load("a", "a")
+
+    requests = [house.submit("a", 1.0, 0.0) for _ in range(4)]
+    answers = [house.reply.wait_for(request) for request in requests]
+
+    workers = house.pool.workers
+    assert [worker.name[:6] for worker in workers] == ["cuda:0", "cuda:1"]
+    assert [worker.instance_count for worker in workers] == [2, 2]
+    pids = [struct.unpack("<2d", cast("Any", answer)["y"])[0] for answer in answers]
+    assert sorted(pids) == sorted(2 * [float(cast("int", worker.pid)) for worker in workers])
 
 
 def test_a_model_with_a_worker_of_its_own_takes_it_along(houses: Callable[..., House]) -> None:
