@@ -60,7 +60,8 @@ SETS = {
     "iris.deterministic=perhaps": ("--set iris.deterministic=perhaps: expected true or false"),
     "iris.worker=mine": "--set iris.worker=mine: expected shared or own",
     "iris.device=tpu": (
-        "--set iris.device=tpu: expected auto, cpu, cuda or cuda:N, several cuda:N separated by commas, or nothing"
+        "--set iris.device=tpu: expected auto, cpu, cuda or cuda:N, several cuda:N separated by "
+        "commas, or nothing"
     ),
     "iris.method=__reduce__": (
         "--set iris.method=__reduce__: expected the name of a method, or nothing"
