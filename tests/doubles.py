@@ -59,9 +59,9 @@ class FakeClock:
 
     def follow(self, timed: Timed) -> None:
         self._followers.append(timed)
-        self.expect(timed.wake_at)
+        self.expect(timed, timed.wake_at)
 
-    def expect(self, at: float) -> None:
+    def expect(self, timed: Timed, at: float) -> None:
         self._expected.add(at)
 
     def advance(self, seconds: float) -> None:

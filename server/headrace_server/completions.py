@@ -11,12 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Protocol
 
 import structlog
 
 # epoll counts in whole milliseconds; below this many seconds the finer select is used.
 _FINE_S = 0.005
+# What no longer counts is swept from the heap when it is most of it.
+_SWEEP_MIN = 64
 # No sleep is longer: epoll's milliseconds are an int, and a caller may name any deadline.
 _SLEEP_S_MAX = 3600.0
 
@@ -43,9 +47,14 @@ class Completions:
         self._epoll.register(self._event, select.EPOLLIN)
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._writable: dict[int, Callable[[], None]] = {}
-        # Replaced as a whole, never changed in place: the thread reads it without a lock.
-        self._timed: tuple[Timed, ...] = ()
+        # Guards what follows; held for a few lines.
         self._lock = threading.Lock()
+        self._followers: set[Timed] = set()
+        # Per follower the instant at which it is looked at; and these in their order, beside some
+        # that an earlier one has taken the place of.
+        self._planned: dict[Timed, float] = {}
+        self._instants: list[tuple[float, int, Timed]] = []
+        self._sequence = count()
         self._sleeps_until = math.inf
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="completions", daemon=True)
@@ -76,18 +85,32 @@ class Completions:
             self._epoll.unregister(fd)
 
     def follow(self, timed: Timed) -> None:
-        """Tell *timed* whenever its instant has come."""
+        """Tell *timed* whenever its instant has come; it calls `expect` of every one."""
         with self._lock:
-            self._timed = (*self._timed, timed)
-        self.wake()
+            self._followers.add(timed)
+        self.expect(timed, timed.wake_at)
 
     def unfollow(self, timed: Timed) -> None:
         """Stop telling it."""
         with self._lock:
-            self._timed = tuple(item for item in self._timed if item is not timed)
+            self._followers.discard(timed)
+            self._planned.pop(timed, None)
 
-    def expect(self, at: float) -> None:
-        """Make sure that the thread is awake at *at*."""
+    def expect(self, timed: Timed, at: float) -> None:
+        """Make sure that *timed*, if it follows, is looked at when *at* has come."""
+        # Usually an earlier look is planned, after which the next one is by `wake_at`.
+        if at >= self._planned.get(timed, math.inf):
+            return
+        with self._lock:
+            if timed not in self._followers or at >= self._planned.get(timed, math.inf):
+                return
+            self._planned[timed] = at
+            heappush(self._instants, (at, next(self._sequence), timed))
+            if len(self._instants) > max(_SWEEP_MIN, 2 * len(self._planned)):
+                self._instants = [
+                    (when, next(self._sequence), one) for one, when in self._planned.items()
+                ]
+                heapify(self._instants)
         if at < self._sleeps_until:
             self.wake()
 
@@ -112,7 +135,7 @@ class Completions:
         """Wait once, and serve what the wait was for."""
         # Until the instants have been looked at, every new one wakes us: none can slip between.
         self._sleeps_until = math.inf
-        until = min((timed.wake_at for timed in self._timed), default=math.inf)
+        until = self._next_at()
         self._sleeps_until = until
         for fd, events in self._wait(until):
             if fd == self._event:
@@ -125,9 +148,30 @@ class Completions:
         # Awake: whoever notes an earlier instant need not wake us.
         self._sleeps_until = -math.inf
         now = time.monotonic()
-        for timed in self._timed:
+        for timed in self._due(now):
             if timed.wake_at <= now:
                 _guarded(partial(timed.on_time, now))
+            self.expect(timed, timed.wake_at)
+
+    def _next_at(self) -> float:
+        """When the next follower is to be looked at; infinity for never."""
+        with self._lock:
+            instants = self._instants
+            while instants and self._planned.get(instants[0][2]) != instants[0][0]:
+                heappop(instants)
+            return instants[0][0] if instants else math.inf
+
+    def _due(self, now: float) -> list[Timed]:
+        """The followers to be looked at now; no look at them is planned any more."""
+        due: list[Timed] = []
+        with self._lock:
+            instants = self._instants
+            while instants and instants[0][0] <= now:
+                at, _, timed = heappop(instants)
+                if self._planned.get(timed) == at:
+                    del self._planned[timed]
+                    due.append(timed)
+        return due
 
     def _wait(self, until: float) -> list[tuple[int, int]]:
         if until == math.inf:

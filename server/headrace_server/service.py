@@ -6,6 +6,7 @@ and hands bursts of requests to the schedulers they are planned for.
 
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,10 @@ class Service:
         self.is_leaving = False
         self.is_refusing = False
         self._queue_bytes_max = queue_bytes_max
+        # No less than the bytes that wait: what was submitted since they were last counted, and
+        # what there was then. Counting them takes longer the more models there are.
+        self._queued_bytes_most = 0
+        self._counting = threading.Lock()
 
     @property
     def is_ready(self) -> bool:
@@ -153,8 +158,14 @@ class Service:
     def submit(self, target: Target, requests: Sequence[Request]) -> None:
         """Queue *requests* where they are planned for; each is answered through its reply."""
         nbytes = sum(request.nbytes for request in requests)
-        queued = self.repository.queued_bytes
-        if queued + nbytes > self._queue_bytes_max:
+        with self._counting:
+            if self._queued_bytes_most + nbytes > self._queue_bytes_max:
+                self._queued_bytes_most = self.repository.queued_bytes
+            queued = self._queued_bytes_most
+            has_room = queued + nbytes <= self._queue_bytes_max
+            if has_room:
+                self._queued_bytes_most += nbytes
+        if not has_room:
             error = ResourceExhausted(
                 f"the server is full: {queued} bytes wait, {nbytes} more would exceed "
                 f"queue_bytes_max = {self._queue_bytes_max}"

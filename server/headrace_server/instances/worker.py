@@ -236,7 +236,7 @@ class Worker:
                 raise InstanceLost(f"worker {self.name} is being replaced")
             is_earlier = self._flights.add(run.batch, instance, flight, time.monotonic())
         if is_earlier:
-            self._completions.expect(self.wake_at)
+            self._completions.expect(self, self.wake_at)
         try:
             process.send(Kind.RUN, body)
         except OSError as error:
@@ -399,7 +399,10 @@ class Worker:
     def _take_flight(self, batch: int, at: float) -> Flight | None:
         """The flight of *batch*, which ended at that instant; None where no one waits for it."""
         with self._lock:
-            return self._flights.take(batch, at)
+            flight = self._flights.take(batch, at)
+        # The next one of its instance is at work from now on.
+        self._completions.expect(self, self.wake_at)
+        return flight
 
     def _fail_load(self, number: int, message: str) -> None:
         with self._lock:

@@ -82,7 +82,7 @@ class Scheduler(Generic[Slot]):
         instrument: Instrument,
         *,
         is_deterministic: bool = True,
-        expect: Callable[[float], None] = lambda _: None,
+        expect: Callable[["Scheduler[Slot]", float], None] = lambda _scheduler, _at: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put a clock and a lock around *batcher*.
@@ -92,7 +92,7 @@ class Scheduler(Generic[Slot]):
             instances: What runs batches.
             instrument: Where numbers are noted.
             is_deterministic: Whether a batch may run again, whole or in pieces, that has failed.
-            expect: Told of every instant at which `on_time` must be called.
+            expect: Told, with the scheduler, of every instant at which `on_time` must be called.
             clock: Seconds on a monotonic clock.
         """
         self.instrument = instrument
@@ -310,7 +310,7 @@ class Scheduler(Generic[Slot]):
             at = min(at, self._again_until())
         self.wake_at = at
         if at != math.inf:
-            self._expect(at)
+            self._expect(self, at)
 
     # Acting, outside the lock.
 

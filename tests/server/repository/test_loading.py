@@ -224,7 +224,7 @@ def test_what_was_loaded_and_unloaded_ten_times_leaves_no_memory_and_no_thread(
     process = house.process()
 
     def held() -> tuple[int, int, int, int]:
-        timed = len(house.completions._timed)
+        timed = len(house.completions._followers)
         return worker.arena.used_bytes, process.num_threads(), worker.instance_count, timed
 
     before = held()
