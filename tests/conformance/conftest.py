@@ -49,6 +49,8 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
     settings = (
         f"server.message_bytes_max={MESSAGE_BYTES_MAX}",
         "puppet.slots=1",
+        "puppet.rows_max=64",
+        "graph.rows_max=64",
         "puppet.priority_levels=3",
         "sized.rows_allowed=4 8",
         'masked.bucket_by={"sizes": [4, 8], "mask": "real"}',

@@ -55,7 +55,7 @@ class Limits:
         predicts: Whether a request is refused whose deadline cannot be met.
     """
 
-    rows_max: int = 64
+    rows_max: int = 128
     queue_rows_max: int = 16_384
     queue_bytes_max: int = 1 << 30
     splits: bool = True

@@ -109,7 +109,7 @@ class ModelSettings(Table):
         worker: "shared", or "own" for a process of its own.
     """
 
-    rows_max: Annotated[_Rows, Mark.BY_TAG] = 64
+    rows_max: Annotated[_Rows, Mark.BY_TAG] = 128
     rows_allowed: Annotated[_Sizes, Mark.BY_TAG, _ASCENDING] = ()
     bucket_by: Annotated[BucketBy, Mark.BY_TAG, _BUCKETS] = BucketBy()
     policy: Annotated[

@@ -139,7 +139,7 @@ def test_tags_that_contradict_the_rest_are_ignored_all_together() -> None:
 
     tags["headrace.priority_queue_rows_max"] = "1 2 3"
     why = "priority_queue_rows_max: expected 2 entries, as priority_levels says, got 3"
-    assert told.for_model("iris", tags).rows_max == 64
+    assert told.for_model("iris", tags).rows_max == 128
     assert told.ignored_tags("iris", tags) == dict.fromkeys(tags, why)
 
 

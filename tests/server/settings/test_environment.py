@@ -10,14 +10,14 @@ def test_a_variable_reaches_a_model_whatever_signs_its_name_holds() -> None:
 
     for name in ("my-net.2", "My_Net-2", "MY NET 2"):
         assert settings.for_model(name).rows_max == 8
-    assert settings.for_model("mynet2").rows_max == 64
+    assert settings.for_model("mynet2").rows_max == 128
 
 
 def test_a_variable_may_hold_the_double_underscore_of_a_models_name() -> None:
     settings = read(environ={"HEADRACE_MODELS__A__B__ROWS_MAX": "8"})
 
     assert settings.for_model("a__b").rows_max == 8
-    assert settings.for_model("b").rows_max == 64
+    assert settings.for_model("b").rows_max == 128
 
 
 def test_a_list_in_a_variable_is_written_as_on_a_command_line() -> None:
