@@ -103,8 +103,9 @@ def write_outputs(
 
 
 def _put(memory: memoryview, offset: int, data: Array) -> None:
+    # Not by way of a flat view: of an array that is not contiguous that would be a copy.
     target = np.frombuffer(memory, data.dtype, data.size, offset)
-    np.copyto(target, data.reshape(-1))
+    np.copyto(target.reshape(data.shape), data)
 
 
 def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
