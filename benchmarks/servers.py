@@ -76,8 +76,12 @@ class Server:
 
 @contextmanager
 def control(core: int, transport: str) -> Iterator[Server]:
-    """The bare transport: "native" or "grpcio"."""
-    script = {"native": "control.py", "grpcio": "control_grpcio.py"}[transport]
+    """The bare transport: "native" or "grpcio", or "holding", native which answers nothing."""
+    script = {
+        "native": "control.py",
+        "grpcio": "control_grpcio.py",
+        "holding": "control_holding.py",
+    }[transport]
     command = [*_pin(core), sys.executable, str(HERE / script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
