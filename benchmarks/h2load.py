@@ -4,19 +4,27 @@ h2load counts a gRPC error as a success: so the bytes that came back are compare
 answer that was checked.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from servers import INFER, framed
 
+Times = npt.NDArray[np.int64]
+
 # Requests in flight, as connections times streams on each.
 IN_FLIGHT = {1: (1, 1), 8: (8, 1), 32: (8, 4), 128: (16, 8), 256: (32, 8)}
+# Those of growth.py.
+GROWING = {4: (4, 1), 64: (8, 8), 1024: (32, 32), 8192: (64, 128)}
 
 
 @dataclass(frozen=True)
@@ -39,26 +47,107 @@ def run(
     port: int, payload: bytes, answer_bytes: int, *, in_flight: int, requests: int, core: int
 ) -> Load:
     """Send *requests* times *payload*, closed loop, and check that as many answers came back."""
-    connections, streams = IN_FLIGHT[in_flight]
     with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder, "body"), Path(folder, "log")
-        body.write_bytes(framed(payload))
-        command = ["taskset", "-c", str(core), "h2load", f"-n{requests}", f"-c{connections}"]
-        command += [f"-m{streams}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
-        command += ["-d", str(body), f"--log-file={log}", f"http://127.0.0.1:{port}{INFER}"]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        latencies_us = np.loadtxt(log, dtype=np.int64, usecols=2)
-    text = output.stdout
-    received = int(_find(r"traffic:.*\((\d+)\) data", text))
-    expected = requests * (answer_bytes + 5)
-    if received != expected or len(latencies_us) != requests:
-        raise SystemExit(f"expected {expected} bytes of answers, got {received}:\n{text}")
+        process = _start(port, payload, IN_FLIGHT[in_flight], requests, core, Path(folder))
+        text, _, latencies_us = _finish(process, answer_bytes, requests, Path(folder))
     return Load(
         requests,
         float(_find(r"finished in [^,]+, ([\d.]+) req/s", text)),
         float(np.percentile(latencies_us, 50)) / 1e3,
         float(np.percentile(latencies_us, 99)) / 1e3,
     )
+
+
+def run_spread(
+    port: int,
+    payloads: Sequence[bytes],
+    answer_bytes: int,
+    *,
+    in_flight: int,
+    requests: int,
+    core: int,
+) -> Load:
+    """Send each of *payloads* equally often from an h2load of its own, all at once.
+
+    The rate is that of the time in which all of them were at it: neither their starts nor their
+    last answers, which come at less than full load, count.
+
+    Args:
+        port: Of the server.
+        payloads: Messages, one per model that is asked.
+        answer_bytes: Length of each answer.
+        in_flight: Requests in flight, of all together.
+        requests: Requests, of all together.
+        core: Where every h2load runs.
+    """
+    share = max(1, in_flight // len(payloads))
+    streams = GROWING[in_flight] if len(payloads) == 1 else (1, share)
+    each = max(requests // len(payloads), 2 * share)
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in payloads]
+        # All wait for the end of this pipe, so that none is done before the last one begins.
+        gate, opener = os.pipe()
+        started = [
+            _start(port, payload, streams, each, core, folder, gate)
+            for payload, folder in zip(payloads, folders, strict=True)
+        ]
+        os.close(gate)
+        os.close(opener)
+        ended = [
+            _finish(process, answer_bytes, each, folder)
+            for process, folder in zip(started, folders, strict=True)
+        ]
+    answered_us = [np.sort(began + took) for _, began, took in ended]
+    first, last = max(one[0] for one in answered_us), min(one[-1] for one in answered_us)
+    if first >= last:
+        raise SystemExit("the loads did not overlap: let each turn be longer (--seconds)")
+    inside = sum(int(np.sum((first < one) & (one <= last))) for one in answered_us)
+    latencies_us = np.concatenate([took for _, _, took in ended])
+    return Load(
+        each * len(payloads),
+        inside / (last - first) * 1e6,
+        float(np.percentile(latencies_us, 50)) / 1e3,
+        float(np.percentile(latencies_us, 99)) / 1e3,
+    )
+
+
+def _start(
+    port: int,
+    payload: bytes,
+    streams: tuple[int, int],
+    requests: int,
+    core: int,
+    folder: Path,
+    gate: int = subprocess.DEVNULL,
+) -> "subprocess.Popen[str]":
+    """An h2load with *streams*, connections and streams on each; its log goes to *folder*.
+
+    It begins when the pipe *gate* ends.
+    """
+    body, log = folder / "body", folder / "log"
+    body.write_bytes(framed(payload))
+    command = ["taskset", "-c", str(core), "sh", "-c", 'read -r _; exec "$@"', "sh"]
+    command += ["h2load", f"-n{requests}", f"-c{streams[0]}"]
+    command += [f"-m{streams[1]}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    command += ["-d", str(body), f"--log-file={log}", f"http://127.0.0.1:{port}{INFER}"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=gate, text=True
+    )
+
+
+def _finish(
+    process: "subprocess.Popen[str]", answer_bytes: int, requests: int, folder: Path
+) -> tuple[str, Times, Times]:
+    """What an h2load printed, and when each request began and how long it took, in microseconds."""
+    text, _ = process.communicate(timeout=120)
+    if process.returncode:
+        raise SystemExit(f"h2load ended with status {process.returncode}:\n{text}")
+    times = np.loadtxt(folder / "log", dtype=np.int64, usecols=(0, 2), ndmin=2)
+    received = int(_find(r"traffic:.*\((\d+)\) data", text))
+    expected = requests * (answer_bytes + 5)
+    if received != expected or len(times) != requests:
+        raise SystemExit(f"expected {expected} bytes of answers, got {received}:\n{text}")
+    return text, times[:, 0], times[:, 1]
 
 
 def _find(pattern: str, text: str) -> str:

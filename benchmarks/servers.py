@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +33,13 @@ class Server:
         pid: Its first process.
         port: Where it listens.
         ready_s: From its start to its readiness; None where that is not measured.
+        metrics_port: Where /metrics is; None where there is none.
     """
 
     pid: int
     port: int
     ready_s: float | None = None
+    metrics_port: int | None = None
 
     def cpu_s(self) -> float:
         """CPU time of all its processes so far (/proc/PID/task/TID/schedstat, in nanoseconds)."""
@@ -50,6 +54,21 @@ class Server:
         resident: int = psutil.Process(self.pid).memory_info().rss
         return resident
 
+    def worker_pids(self) -> list[int]:
+        """Its processes that hold models."""
+        return [
+            process.pid
+            for process in self._processes()
+            if "headrace_server.worker" in process.cmdline()
+        ]
+
+    def metric(self, name: str) -> float:
+        """The sum of one of its numbers over all models."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url) as response:
+            text = response.read().decode()
+        return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
+
     def _processes(self) -> list[psutil.Process]:
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
@@ -57,8 +76,12 @@ class Server:
 
 @contextmanager
 def control(core: int, transport: str) -> Iterator[Server]:
-    """The bare transport: "native" or "grpcio"."""
-    script = {"native": "control.py", "grpcio": "control_grpcio.py"}[transport]
+    """The bare transport: "native" or "grpcio", or "holding", native which answers nothing."""
+    script = {
+        "native": "control.py",
+        "grpcio": "control_grpcio.py",
+        "holding": "control_holding.py",
+    }[transport]
     command = [*_pin(core), sys.executable, str(HERE / script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -69,17 +92,24 @@ def control(core: int, transport: str) -> Iterator[Server]:
 
 
 @contextmanager
-def daemon(core: int, tracking_uri: str, uris: Sequence[str], transport: str) -> Iterator[Server]:
-    """The installed headrace, ready to serve *uris*."""
+def daemon(
+    core: int,
+    tracking_uri: str,
+    uris: Sequence[str],
+    transport: str,
+    settings: Sequence[str] = (),
+) -> Iterator[Server]:
+    """The installed headrace, ready to serve *uris*; *settings* are NAME.SETTING=VALUE."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         command = [*_pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
         command += ["--tracking-uri", tracking_uri, "--transport", transport]
         command += ["--port", "0", "--metrics-port", "0"]
+        command += [word for setting in settings for word in ("--set", setting)]
         began = time.monotonic()
         process = subprocess.Popen(command, stderr=log)
         try:
-            port = _wait_ready(process, Path(log.name))
-            yield Server(process.pid, port, time.monotonic() - began)
+            port, metrics_port = _wait_ready(process, Path(log.name))
+            yield Server(process.pid, port, time.monotonic() - began, metrics_port)
         finally:
             process.terminate()
             process.wait(30)
@@ -89,16 +119,17 @@ def _pin(core: int) -> list[str]:
     return ["taskset", "-c", str(core)]
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> int:
+def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int]:
+    """Its port and that of its metrics, once it is ready."""
     until = time.monotonic() + READY_S_MAX
-    port = 0
+    ports = (0, 0)
     while time.monotonic() < until and process.poll() is None:
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "listening":
-                port = event["port"]
+                ports = event["port"], event["metrics_port"]
             if event.get("event") == "ready" and not event["failed"]:
-                return port
+                return ports
         time.sleep(0.02)
     raise SystemExit(f"the daemon did not become ready:\n{log.read_text()}")
 

@@ -53,6 +53,10 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 0),
     ("grpc.max_concurrent_streams", 1024),
+    # Calls that wait for this server's loop: above these gRPC ends some, then all, as CANCELLED,
+    # which says nothing and is counted nowhere. The queue's own bounds refuse.
+    ("grpc.server.max_pending_requests", 2**31 - 1),
+    ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
     ("grpc.max_metadata_size", 16_384),
     ("grpc.absolute_max_metadata_size", 16_384),
 )
