@@ -13,8 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from headrace.datatypes import DATATYPES, Datatype
+from headrace.elements import Buffer, TensorError
 from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
-from headrace.tensors import Buffer, TensorError, decode
+from headrace.tensors import decode
 from headrace.wire import WireError, split, varint
 
 from .errors import InvalidResponse

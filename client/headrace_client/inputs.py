@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype, datatype_of
+from headrace.elements import Buffer, TensorError
 from headrace.signature import TensorSpec
-from headrace.tensors import Buffer, TensorError, encode
+from headrace.tensors import encode
 
 from .cells import instants, is_absent, json_cells, null_row
 from .errors import InputMismatch

@@ -92,9 +92,8 @@ class Prediction(Mapping[str, Array]):
         array = self[name] if name else self.array
         if array.dtype != object:
             raise ValueError(f"expected a BYTES output, got {array.dtype.name}")
-        text = np.empty(array.size, object)
-        text[:] = [element.decode() for element in array.ravel().tolist()]
-        return text.reshape(array.shape)
+        texts = map(bytes.decode, array.ravel().tolist())
+        return np.fromiter(texts, object, array.size).reshape(array.shape)
 
     def json(self, name: str = "") -> list[Any]:
         """What the elements of a BYTES output hold as JSON; without *name* the only output.

@@ -1,27 +1,18 @@
 """Tensor codec: numpy arrays to the protocol's raw bytes, and back.
 
-Raw bytes are little-endian, row-major, without padding. A BYTES tensor is a chain of elements, each
-a uint32 length and its bytes. Nothing here copies what need not be copied: encoding a contiguous
-array gives a view of it, decoding fixed-size elements gives a read-only view of the bytes.
+Raw bytes are little-endian, row-major, without padding. Nothing here copies what need not be
+copied: encoding a contiguous array gives a view of it, decoding fixed-size elements gives a
+read-only view of the bytes. BYTES tensors are the matter of `elements`.
 """
 
 import math
-import struct
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from .datatypes import Datatype
-
-Buffer = bytes | bytearray | memoryview
-
-_LENGTH = struct.Struct("<I")
-
-
-class TensorError(ValueError):
-    """Bytes and shape do not make a tensor of the stated datatype."""
+from .elements import Buffer, TensorError, decode_elements, encode_elements
 
 
 def encode(array: npt.NDArray[np.generic], datatype: Datatype) -> Buffer:
@@ -59,9 +50,7 @@ def decode(raw: Buffer, datatype: Datatype, shape: Sequence[int]) -> npt.NDArray
     count = math.prod(shape)
     if datatype.wire is None:
         elements = decode_elements(raw, count)
-        array = np.empty(count, object)
-        array[:] = elements
-        return array.reshape(shape)
+        return np.fromiter(elements, object, count).reshape(shape)
     if len(raw) != count * datatype.itemsize:
         raise TensorError(
             f"expected {count * datatype.itemsize} bytes for {datatype.name} of shape "
@@ -73,67 +62,6 @@ def decode(raw: Buffer, datatype: Datatype, shape: Sequence[int]) -> npt.NDArray
     view = flat.reshape(shape)
     view.flags.writeable = False
     return view
-
-
-def encode_elements(elements: Iterable[object]) -> bytes:
-    """Chain *elements* (str as UTF-8, or bytes) as BYTES.
-
-    Raises:
-        TensorError: An element is neither str nor bytes, or a str that has no UTF-8.
-    """
-    pieces: list[bytes] = []
-    append = pieces.append
-    pack = _LENGTH.pack
-    try:
-        for element in elements:
-            if isinstance(element, str):
-                data = element.encode()
-            elif isinstance(element, bytes):
-                data = element
-            else:
-                raise TensorError(f"expected str or bytes, got {type(element).__name__}")
-            append(pack(len(data)))
-            append(data)
-    except UnicodeEncodeError as error:
-        raise TensorError(f"a string has no UTF-8: {error.reason}") from None
-    return b"".join(pieces)
-
-
-def element_offsets(raw: Buffer, count: int) -> list[int]:
-    """Where each of the *count* BYTES elements of *raw* begins, and where the last one ends.
-
-    Raises:
-        TensorError: *raw* holds another number of elements, or ends inside one.
-    """
-    unpack = _LENGTH.unpack_from
-    at, end = 0, len(raw)
-    # Every element has a length of 4 bytes: a shape alone must not make us allocate.
-    if count > end // 4:
-        raise TensorError(f"expected {count} BYTES elements, got {end} bytes")
-    offsets = [0] * (count + 1)
-    for index in range(count):
-        if at + 4 > end:
-            raise TensorError(f"expected {count} BYTES elements, got {index} and {end - at} bytes")
-        at += 4 + unpack(raw, at)[0]
-        if at > end:
-            raise TensorError(
-                f"BYTES element {index} of {count} says it ends at byte {at} of {end} bytes"
-            )
-        offsets[index + 1] = at
-    if at != end:
-        raise TensorError(f"expected {count} BYTES elements, got {end - at} bytes more than these")
-    return offsets
-
-
-def decode_elements(raw: Buffer, count: int) -> list[bytes]:
-    """The *count* elements that *raw* chains.
-
-    Raises:
-        TensorError: *raw* holds another number of elements, or ends inside one.
-    """
-    offsets = element_offsets(raw, count)
-    data = bytes(raw)
-    return [data[a + 4 : b] for a, b in pairwise(offsets)]
 
 
 def float32_to_bf16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

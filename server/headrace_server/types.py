@@ -148,7 +148,7 @@ class Request:
         self.taken_rows = 0
         self.is_cancelled = False
         self.answers: list[PartAnswer] | None = None
-        self.row_starts: dict[int, list[int]] | None = None
+        self.row_starts: dict[int, Sequence[int]] | None = None
 
     def __repr__(self) -> str:
         return f"<Request {self.rows} rows, call {self.call}>"

@@ -1,7 +1,6 @@
 """Tensors: arrays to raw bytes and back."""
 
 import struct
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.datatypes import BYTES, DATATYPES, Datatype
-from headrace.tensors import (
-    TensorError,
-    bf16_to_float32,
-    decode,
-    decode_elements,
-    element_offsets,
-    encode,
-    encode_elements,
-    float32_to_bf16,
-)
+from headrace.elements import TensorError, decode_elements
+from headrace.tensors import bf16_to_float32, decode, encode, float32_to_bf16
 from strategies import Array, arrays, chained, shapes, texts
 
 NUMERIC = [row for row in DATATYPES.values() if row is not BYTES]
@@ -199,14 +190,6 @@ def test_a_negative_size_is_refused(datatype: Datatype, shape: tuple[int, ...]) 
         decode(bytes(4), datatype, shape)
 
 
-@given(st.lists(st.binary(max_size=20)))
-def test_elements_are_chained_by_their_lengths(items: list[bytes]) -> None:
-    raw = encode_elements(items)
-
-    assert raw == chained(items)
-    assert decode_elements(raw, len(items)) == items
-
-
 @given(st.lists(texts))
 def test_text_travels_as_utf8(items: list[str]) -> None:
     raw = encode(np.array(items, object), BYTES)
@@ -219,32 +202,6 @@ def test_numpys_own_strings_and_bytes_are_elements_too() -> None:
     assert encode(np.array([b"a", b"bcd"]), BYTES) == chained([b"a", b"bcd"])
 
 
-@pytest.mark.parametrize("item", [1, None, 1.5, ["a"], bytearray(b"a")])
-def test_an_element_that_is_no_text_is_refused_by_its_type(item: object) -> None:
-    with pytest.raises(TensorError, match=f"expected str or bytes, got {type(item).__name__}"):
-        encode_elements(["a", item])
-
-
-def test_text_without_utf8_is_refused() -> None:
-    with pytest.raises(TensorError, match="UTF-8"):
-        encode_elements(["\ud800"])
-
-
-@given(st.lists(st.binary(max_size=6), min_size=1, max_size=6), st.data())
-def test_bytes_cut_anywhere_are_refused(items: list[bytes], data: st.DataObject) -> None:
-    raw = chained(items)
-    cut = data.draw(st.integers(0, len(raw) - 1))
-
-    with pytest.raises(TensorError):
-        element_offsets(raw[:cut], len(items))
-
-
-@given(st.lists(st.binary(max_size=6), max_size=6), st.binary(min_size=1, max_size=9))
-def test_bytes_with_something_behind_them_are_refused(items: list[bytes], more: bytes) -> None:
-    with pytest.raises(TensorError):
-        element_offsets(chained(items) + more, len(items))
-
-
 @given(st.lists(st.binary(max_size=6), max_size=6), st.integers(-3, 3).filter(bool))
 def test_another_number_of_elements_is_refused(items: list[bytes], more: int) -> None:
     count = max(len(items) + more, 0)
@@ -253,36 +210,3 @@ def test_another_number_of_elements_is_refused(items: list[bytes], more: int) ->
 
     with pytest.raises(TensorError):
         decode(chained(items), BYTES, (count,))
-
-
-def test_an_element_that_claims_more_than_is_there_is_refused_with_numbers() -> None:
-    raw = chained([b"ab"]) + (100).to_bytes(4, "little") + b"cd"
-
-    with pytest.raises(TensorError, match="element 1 of 2 says it ends at byte 110 of 12 bytes"):
-        element_offsets(raw, 2)
-
-
-def test_a_count_that_the_bytes_cannot_hold_costs_no_memory() -> None:
-    """A message of a few bytes may claim any shape."""
-    with pytest.raises(TensorError, match="got 8 bytes"):
-        element_offsets(bytes(8), 2**50)
-
-
-@given(st.binary(max_size=40), st.integers(0, 10))
-def test_random_bytes_are_elements_or_a_tensor_error(raw: bytes, count: int) -> None:
-    try:
-        offsets = element_offsets(raw, count)
-    except TensorError:
-        return
-    assert len(offsets) == count + 1
-    assert (offsets[0], offsets[-1]) == (0, len(raw))
-
-
-@given(st.lists(st.binary(max_size=6), max_size=6))
-def test_offsets_say_where_elements_begin_and_the_last_one_ends(items: list[bytes]) -> None:
-    raw = chained(items)
-
-    offsets = element_offsets(memoryview(raw), len(items))
-
-    pieces = [raw[a:b] for a, b in pairwise(offsets)]
-    assert pieces == [chained([item]) for item in items]

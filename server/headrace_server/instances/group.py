@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headrace.datatypes import BY_CODE, BYTES
-from headrace.tensors import element_offsets
+from headrace.elements import element_offsets
 
 from ..arena import Region, aligned
 from ..errors import HeadraceError, ResourceExhausted

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from headrace.datatypes import BYTES, EXACT_INTEGER_MAX
+from headrace.elements import TensorError, element_offsets
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from headrace.signature import Given
-from headrace.tensors import TensorError, element_offsets
 from headrace.wire import Fields, WireError, split, varint
 
 from ..errors import InvalidRequest, ResourceExhausted

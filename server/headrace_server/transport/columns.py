@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from headrace.cells import CellError, read_cell
+from headrace.elements import find_not_utf8
 from headrace.signature import TensorSpec
 
 from ..errors import InvalidRequest
@@ -21,21 +22,16 @@ def check_column(spec: TensorSpec, data: Buffer, offsets: Sequence[int]) -> None
     Raises:
         InvalidRequest: A row is wrong; the message names it.
     """
-    is_json = spec.kind == "json"
     data = bytes(data)
-    # Usual text: seen at once, the lengths between the elements included.
-    if not is_json and data.isascii():
-        return
-    for row, (begin, end) in enumerate(pairwise(offsets)):
-        element = data[begin + 4 : end]
-        try:
-            if is_json:
-                read_cell(element, spec)
-            else:
-                element.decode()
-        except UnicodeDecodeError:
+    if spec.kind != "json":
+        row = find_not_utf8(data, offsets)
+        if row is not None:
             raise InvalidRequest(
                 f"input {spec.name!r}: row {row}: expected text, got bytes that are not UTF-8"
-            ) from None
+            )
+        return
+    for row, (begin, end) in enumerate(pairwise(offsets)):
+        try:
+            read_cell(data[begin + 4 : end], spec)
         except CellError as error:
             raise InvalidRequest(f"input {spec.name!r}: row {row}: {error}") from None

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import BYTES, DATATYPES, Datatype
+from headrace.elements import encode_elements
 from headrace.oip.open_inference_pb2 import ModelInferRequest
-from headrace.tensors import encode_elements
 
 from ..errors import InvalidRequest
 from ..types import Buffer

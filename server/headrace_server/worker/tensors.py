@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import BY_CODE, BYTES, DATATYPES, datatype_of
+from headrace.elements import decode_elements, decode_texts, encode_with_offsets
 from headrace.signature import Signature, TensorSpec
-from headrace.tensors import bf16_to_float32, decode_elements, element_offsets, encode_elements
+from headrace.tensors import bf16_to_float32
 
 from ..arena import aligned
 from ..frames import Place, TensorRef
@@ -37,10 +38,9 @@ def _read(ref: TensorRef, memory: memoryview, spec: TensorSpec | None) -> Array:
     array: Array
     if datatype.wire is None:
         raw = memory[ref.offset : ref.offset + ref.nbytes]
-        elements = decode_elements(raw, count)
         is_binary = spec is not None and spec.kind == "binary"
-        array = np.empty(count, object)
-        array[:] = elements if is_binary else _text(elements)
+        elements = decode_elements(raw, count) if is_binary else _texts(raw, count)
+        array = np.fromiter(elements, object, count)
     else:
         array = np.frombuffer(memory, datatype.wire, count, ref.offset)
         if datatype.name == "BF16":
@@ -53,15 +53,15 @@ def _read(ref: TensorRef, memory: memoryview, spec: TensorSpec | None) -> Array:
     return array.reshape(shape)
 
 
-def _text(elements: list[bytes]) -> list[str] | list[str | bytes]:
+def _texts(raw: memoryview, count: int) -> Sequence[str | bytes]:
     """Strings; an element that is not UTF-8 stays as it came.
 
     Each by itself: what one caller sends must not change what another's model sees.
     """
     try:
-        return [element.decode() for element in elements]
+        return decode_texts(raw, count)
     except UnicodeDecodeError:
-        return [_text_or_bytes(element) for element in elements]
+        return [_text_or_bytes(element) for element in decode_elements(raw, count)]
 
 
 def _text_or_bytes(element: bytes) -> str | bytes:
@@ -116,15 +116,18 @@ def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
             array = array.astype("datetime64[ns]").view(np.int64)
         # The other byte order is turned around here; everything else stays as it is.
         return datatype.code, array.shape, array.astype(datatype.wire, copy=False), None
-    raw = encode_elements(_elements(array))
+    raw, offsets = encode_with_offsets(_elements(array))
     rows = array.shape[0] if array.ndim else 1
     if array.size:
-        offsets = np.asarray(element_offsets(raw, array.size), np.uint64)[:: array.size // rows]
+        starts = np.asarray(offsets, np.uint64)[:: array.size // rows]
     else:
-        offsets = np.zeros(rows + 1, np.uint64)
-    return BYTES.code, array.shape, np.frombuffer(raw, np.uint8), offsets
+        starts = np.zeros(rows + 1, np.uint64)
+    return BYTES.code, array.shape, np.frombuffer(raw, np.uint8), starts
 
 
 def _elements(array: Array) -> list[object]:
     """Strings and bytes as they are; anything else a model puts into an object array as its str."""
-    return [item if isinstance(item, str | bytes) else str(item) for item in array.ravel().tolist()]
+    items: list[object] = array.ravel().tolist()
+    if set(map(type, items)) <= {str, bytes}:
+        return items
+    return [item if isinstance(item, str | bytes) else str(item) for item in items]

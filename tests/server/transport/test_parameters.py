@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from doubles import FakeRepository, RecordingReply
+from headrace.elements import encode_elements
 from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest
 from headrace.signature import ParamSpec, Signature, TensorSpec
-from headrace.tensors import encode_elements
 from headrace_server.errors import InvalidRequest
 from headrace_server.service import PARAMETERS_BYTES_MAX, Service
 from headrace_server.transport.codec import Decoder
@@ -72,7 +72,7 @@ def message(tensors: Mapping[str, Any], parameters: Given) -> ModelInferRequest:
         is_bytes = isinstance(values[0], bytes)
         sent.inputs.add(name=name, datatype="BYTES" if is_bytes else "FP32", shape=[len(values)])
         sent.raw_input_contents.append(
-            encode_elements(values) if is_bytes else np.array(values, np.float32).tobytes()
+            bytes(encode_elements(values)) if is_bytes else np.array(values, np.float32).tobytes()
         )
     return sent
 
