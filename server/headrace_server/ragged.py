@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from headrace.datatypes import BYTES, DATATYPES, Datatype
+from headrace.elements import TensorError, element_offsets
 from headrace.signature import Given, Signature, TensorSpec
-from headrace.tensors import TensorError, element_offsets, encode
+from headrace.tensors import encode
 
 from .errors import HeadraceError, InvalidRequest, LoadFailed
 from .settings import BucketBy
