@@ -18,6 +18,7 @@ from .errors import InputMismatch
 from .types import Array
 
 _NANOSECONDS: Final = np.dtype("datetime64[ns]")
+_KINDS_WITHOUT_NULL: Final = {str, bytes, bool, int}
 
 
 def is_absent(spec: TensorSpec, values: Any) -> bool:
@@ -39,6 +40,8 @@ def is_absent(spec: TensorSpec, values: Any) -> bool:
     elif isinstance(values, list | tuple):
         items = list(values)
     else:
+        return False
+    if set(map(type, items)) <= _KINDS_WITHOUT_NULL:
         return False
     nulls = [index for index, item in enumerate(items) if _is_null(item)]
     if nulls and len(nulls) < len(items):

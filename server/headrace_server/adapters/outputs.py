@@ -6,13 +6,16 @@ carries becomes JSON: rows that are lists or dicts, and nulls among texts.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import repeat
+from typing import Any, Final
 
 import numpy as np
 
 from headrace.signature import Signature, TensorSpec
 
 from .base import Array, Tensors, name_outputs
+
+_TEXT_KINDS: Final = {str, bytes}
 
 
 def named_outputs(result: Any, signature: Signature | None) -> Tensors:
@@ -97,7 +100,11 @@ def _array(value: Any, spec: TensorSpec | None = None) -> Array:
     if kind == "datetime":
         return np.asarray(value, "datetime64[ns]")
     items = list(value)
-    if any(isinstance(item, Mapping | list | tuple | np.ndarray) for item in items):
+    # By type, of which there are few, not by value.
+    kinds = set(map(type, items))
+    if kinds and kinds <= _TEXT_KINDS:
+        return np.fromiter(items, object, len(items))
+    if any(issubclass(kind, Mapping | list | tuple | np.ndarray) for kind in kinds):
         return _nested(items)
     array = np.asarray(items)
     # numpy makes text of numbers among texts, and cuts zeros off the ends of bytes.
@@ -137,13 +144,15 @@ def _json_rows(items: Iterable[Any]) -> Array:
 
 
 def _texts(items: Sequence[Any] | Array) -> Array:
-    return np.fromiter(map(_text, items), object, len(items))
-
-
-def _text(item: Any) -> Any:
     """Text and bytes as they are; anything else, null among it, as JSON."""
-    if isinstance(item, str | bytes):
-        return item
+    texts = np.fromiter(items, object, len(items))
+    is_text = np.fromiter(map(isinstance, items, repeat((str, bytes))), np.bool_, len(items))
+    for index in np.flatnonzero(~is_text).tolist():
+        texts[index] = _json(items[index])
+    return texts
+
+
+def _json(item: Any) -> str:
     # NaN is how pandas says null among texts.
     is_null = isinstance(item, float) and item != item  # noqa: PLR0124 - only NaN is not itself.
     return json.dumps(None if is_null else item, default=_plain)

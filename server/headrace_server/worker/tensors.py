@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import BY_CODE, BYTES, DATATYPES, datatype_of
-from headrace.elements import decode_elements, decode_texts, encode_with_offsets
+from headrace.elements import TensorError, decode_elements, decode_texts, encode_with_offsets
 from headrace.signature import Signature, TensorSpec
 from headrace.tensors import bf16_to_float32
 
@@ -116,18 +116,16 @@ def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
             array = array.astype("datetime64[ns]").view(np.int64)
         # The other byte order is turned around here; everything else stays as it is.
         return datatype.code, array.shape, array.astype(datatype.wire, copy=False), None
-    raw, offsets = encode_with_offsets(_elements(array))
+    items = array.ravel().tolist()
+    try:
+        raw, offsets = encode_with_offsets(items)
+    except TensorError:
+        # Anything else that a model puts into an object array goes as its str.
+        texts = [item if isinstance(item, str | bytes) else str(item) for item in items]
+        raw, offsets = encode_with_offsets(texts)
     rows = array.shape[0] if array.ndim else 1
     if array.size:
         starts = np.asarray(offsets, np.uint64)[:: array.size // rows]
     else:
         starts = np.zeros(rows + 1, np.uint64)
     return BYTES.code, array.shape, np.frombuffer(raw, np.uint8), starts
-
-
-def _elements(array: Array) -> list[object]:
-    """Strings and bytes as they are; anything else a model puts into an object array as its str."""
-    items: list[object] = array.ravel().tolist()
-    if set(map(type, items)) <= {str, bytes}:
-        return items
-    return [item if isinstance(item, str | bytes) else str(item) for item in items]
