@@ -9,6 +9,8 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,15 @@ import servers
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 
+OWN_CALL = Path(__file__).parent / "own_call.py"
+OWN_CALLS = {"iris", "mlp"}
+# The default rows_max, of which most batches are full at 256 in flight.
+ROWS_MAX = 128
+# What is wanted of the native transport: CPU at 256 in flight and the median time at one, to the
+# control's; and what a model may take beyond identity's time and its own call (ms).
+CPU_RATIO_MAX = 1.6
+P50_RATIO_MAX = 2.0
+HANDOVER_MS_MAX = 0.05
 # What the daemon on grpcio must reach of a bare grpc.aio echo's requests/s, and where.
 GRPCIO_RATE_RATIO_MIN = 0.75
 GRPCIO_IN_FLIGHT = 32
@@ -65,8 +76,8 @@ Figure = dict[str, float | int | str]
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5, help="turns per figure (default 5)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn (default 1.5)")
+    parser.add_argument("--pairs", type=int, default=7, help="turns per figure (default 7)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn (default 3)")
     parser.add_argument("--in-flight", type=int, nargs="*", default=list(h2load.IN_FLIGHT))
     parser.add_argument(
         "--transport", choices=list(CONTROLS), nargs="*", default=list(CONTROLS), help="both"
@@ -76,7 +87,14 @@ def main() -> None:
     subjects = [subject for subject in SUBJECTS if subject.transport in arguments.transport]
     turns, started = _measure(subjects, arguments)
     figures = _figures(turns)
+    own = _own_calls(subjects)
     _print(figures, started)
+    claims = _claims(figures, own)
+    for claim in claims:
+        Console().print(
+            f"{claim['what']}: {claim['figure']}, wanted at most {claim['wanted_max']}: "
+            f"{'met' if claim['is_met'] else 'not met'}"
+        )
     if len(subjects) < len(SUBJECTS) or set(arguments.in_flight) != set(h2load.IN_FLIGHT):
         return  # The stored result is always a whole one.
     result = {
@@ -86,6 +104,8 @@ def main() -> None:
         "pairs": arguments.pairs,
         "seconds": arguments.seconds,
         "figures": figures,
+        "own_calls": own,
+        "claims": claims,
         "daemon_resident_mb": {name: one.resident_mb for name, one in started.items()},
         "ready_s": {name: one.ready_s for name, one in started.items()},
     }
@@ -208,6 +228,58 @@ def _figures(turns: dict[int, list[Turn]]) -> list[Figure]:
 def _ratio(taken: list[Turn], name: str, key: str) -> float:
     control = CONTROL_OF[name]
     return round(statistics.median(turn[name][key] / turn[control][key] for turn in taken), 2)
+
+
+def _own_calls(subjects: list[Subject]) -> dict[str, dict[str, float]]:
+    """What the models that compute take by themselves, on the servers' core; see own_call.py."""
+    server_core, _ = servers.cores()
+    uri = models.prepare().tracking_uri
+    own = {}
+    for name in sorted({one.model for one in subjects if not one.is_control} & OWN_CALLS):
+        command = ["taskset", "-c", str(server_core), sys.executable, str(OWN_CALL), uri, name]
+        done = subprocess.run([*command, str(ROWS_MAX)], capture_output=True, text=True, check=True)
+        measured = json.loads(done.stdout.splitlines()[-1])
+        own[name] = {key: round(value, 4) for key, value in measured.items()}
+    return own
+
+
+def _claims(figures: list[Figure], own: dict[str, dict[str, float]]) -> list[dict[str, object]]:
+    """What is wanted of the native transport, where it was measured, and whether it is so."""
+    found = {(figure["server"], figure["in_flight"]): figure for figure in figures}
+    claims: list[dict[str, object]] = []
+
+    def claim(what: str, figure: float, wanted_max: float) -> None:
+        is_met = figure <= wanted_max
+        claims.append(
+            {
+                "what": what,
+                "figure": round(figure, 3),
+                "wanted_max": round(wanted_max, 3),
+                "is_met": is_met,
+            }
+        )
+
+    if ("iris", 256) in found:
+        control = float(found["control", 256]["cpu_s_per_1000"])
+        claim(
+            "iris, 256 in flight, CPU to the control's",
+            float(found["iris", 256]["cpu_ratio_to_control"]),
+            CPU_RATIO_MAX,
+        )
+        claim(
+            "mlp, 256 in flight, CPU to the control's (wanted: plus the model's own)",
+            float(found["mlp", 256]["cpu_ratio_to_control"]),
+            CPU_RATIO_MAX + own["mlp"]["row_cpu_us"] / 1e3 / control,
+        )
+    if ("identity", 1) in found:
+        control, identity = (float(found[name, 1]["p50_ms"]) for name in ("control", "identity"))
+        claim("identity, one in flight, p50 ms", identity, P50_RATIO_MAX * control)
+        claim(
+            "iris, one in flight, p50 ms",
+            float(found["iris", 1]["p50_ms"]),
+            identity + own["iris"]["one_row_ms"] + HANDOVER_MS_MAX,
+        )
+    return claims
 
 
 def _print(figures: list[Figure], started: dict[str, Started]) -> None:
