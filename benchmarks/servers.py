@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -31,11 +33,13 @@ class Server:
         pid: Its first process.
         port: Where it listens.
         ready_s: From its start to its readiness; None where that is not measured.
+        metrics_port: Where it tells its numbers; None for a control, which has none.
     """
 
     pid: int
     port: int
     ready_s: float | None = None
+    metrics_port: int | None = None
 
     def cpu_s(self) -> float:
         """CPU time of all its processes so far (/proc/PID/task/TID/schedstat, in nanoseconds)."""
@@ -44,6 +48,17 @@ class Server:
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 total_ns += int((task / "schedstat").read_text().split()[0])
         return total_ns / 1e9
+
+    def counts(self) -> dict[str, float]:
+        """Its counters and sums now, by name and without labels: for a daemon of one model."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        return {
+            sample.name: sample.value
+            for family in families
+            for sample in family.samples
+            if "model" in sample.labels and "le" not in sample.labels
+        }
 
     def resident_bytes(self) -> int:
         """Resident memory of its first process."""
@@ -59,7 +74,7 @@ class Server:
 def control(core: int, transport: str) -> Iterator[Server]:
     """The bare transport: "native" or "grpcio"."""
     script = {"native": "control.py", "grpcio": "control_grpcio.py"}[transport]
-    command = [*_pin(core), sys.executable, str(HERE / script), "0"]
+    command = [*pin(core), sys.executable, str(HERE / script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -69,36 +84,46 @@ def control(core: int, transport: str) -> Iterator[Server]:
 
 
 @contextmanager
-def daemon(core: int, tracking_uri: str, uris: Sequence[str], transport: str) -> Iterator[Server]:
-    """The installed headrace, ready to serve *uris*."""
+def daemon(
+    core: int,
+    tracking_uri: str,
+    uris: Sequence[str],
+    transport: str,
+    settings: Sequence[str] = (),
+) -> Iterator[Server]:
+    """The installed headrace, ready to serve *uris*, with *settings* as `--set` takes them."""
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
-        command = [*_pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
+        command = [*pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
         command += ["--tracking-uri", tracking_uri, "--transport", transport]
         command += ["--port", "0", "--metrics-port", "0"]
+        for setting in settings:
+            command += ["--set", setting]
         began = time.monotonic()
         process = subprocess.Popen(command, stderr=log)
         try:
-            port = _wait_ready(process, Path(log.name))
-            yield Server(process.pid, port, time.monotonic() - began)
+            port, metrics_port = _wait_ready(process, Path(log.name))
+            yield Server(process.pid, port, time.monotonic() - began, metrics_port)
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _pin(core: int) -> list[str]:
+def pin(core: int) -> list[str]:
+    """What a command begins with that has only *core*."""
     return ["taskset", "-c", str(core)]
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> int:
+def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int]:
+    """Its port and that of its metrics, once it is ready."""
     until = time.monotonic() + READY_S_MAX
-    port = 0
+    ports = (0, 0)
     while time.monotonic() < until and process.poll() is None:
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "listening":
-                port = event["port"]
+                ports = (event["port"], event["metrics_port"])
             if event.get("event") == "ready" and not event["failed"]:
-                return port
+                return ports
         time.sleep(0.02)
     raise SystemExit(f"the daemon did not become ready:\n{log.read_text()}")
 
