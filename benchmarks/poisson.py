@@ -181,33 +181,32 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
 def _print(runs: list[Run], medians: dict[str, float]) -> None:
     console = Console()
     table = Table(title=f"{RATE:,.0f} requests/s of one row, 5 ms a batch of up to {ROWS_MAX} rows")
-    columns = {
-        "rows_mean": "rows a batch",
-        "p50_ms": "p50 ms",
+    lines = {
+        "rows_mean": "rows of a batch, mean",
+        "best_rows_mean": "  simulated, with the best delay",
+        "greedy_rows_mean": "  simulated, greedy",
+        "grid_rows_mean_max": "  simulated, most of any delay",
+        "rows_ratio": "  ratio to the best",
         "p99_ms": "p99 ms",
-        "late_p99_ms": "sent late, p99 ms",
-        "service_ms": "model ms",
-        "turn_ms": "turn ms",
-        "best_delay_ms": "best delay ms",
-        "best_rows_mean": "its rows",
-        "best_p99_ms": "its p99 ms",
-        "turn_p99_ms": "p99 ms by turn",
-        "rows_ratio": "rows ratio",
-        "p99_ratio": "p99 ratio",
+        "best_p99_ms": "  simulated, with the best delay",
+        "best_delay_ms": "  which is, ms",
+        "greedy_p99_ms": "  simulated, greedy",
+        "turn_p99_ms": "  simulated, greedy, a batch takes its turn",
+        "p99_ratio": "  ratio to the best",
+        "p50_ms": "p50 ms",
+        "service_ms": "the model's call, mean ms",
+        "turn_ms": "a batch's turn through the daemon, mean ms",
+        "late_p99_ms": "requests sent late by, p99 ms",
+        "late_max_ms": "  at most, ms",
     }
-    for title in ("run", *columns.values()):
-        table.add_column(title, justify="right")
-    for number, one in enumerate(runs, 1):
-        figures = asdict(one)
-        table.add_row(str(number), *(f"{figures[name]:.2f}" for name in columns))
-    table.add_section()
-    table.add_row("median", *(f"{medians[name]:.2f}" for name in columns))
+    table.add_column("")
+    for number in range(1, len(runs) + 1):
+        table.add_column(f"run {number}", justify="right")
+    table.add_column("median", justify="right")
+    columns = [*map(asdict, runs), medians]
+    for name, title in lines.items():
+        table.add_row(title, *(f"{column[name]:.2f}" for column in columns))
     console.print(table)
-    console.print(
-        f"simulated greedily: {medians['greedy_rows_mean']:.2f} rows, "
-        f"p99 {medians['greedy_p99_ms']:.2f} ms; "
-        f"most rows of any delay: {medians['grid_rows_mean_max']:.2f}"
-    )
     rows_ratio, p99_ratio = medians["rows_ratio"], medians["p99_ratio"]
     console.print(
         f"mean batch: {rows_ratio:.3f} of the simulation's best; wanted: within "
