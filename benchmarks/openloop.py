@@ -5,7 +5,7 @@ instant at which a request should have been sent, so that neither a late server 
 hides any.
 """
 
-import gc
+import select
 import subprocess
 import sys
 import tempfile
@@ -13,17 +13,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
-from servers import INFER, pin
+from barecalls import BareCalls
+from servers import pin
 
 Seconds = npt.NDArray[np.float64]
 
 # From the start of the sender's loop to the origin of the schedule.
 _LEAD_S = 0.1
-# An answer that takes longer is a failure.
+# Where no answer comes for longer at the end, there is a failure.
 _ANSWER_S_MAX = 60.0
 
 
@@ -61,42 +61,40 @@ def run(port: int, payload: bytes, answer: bytes, schedule_s: Seconds, *, core: 
 
 def main() -> None:
     """The sender: openloop.py PORT FOLDER."""
-    port, folder = sys.argv[1], Path(sys.argv[2])
-    schedule_s = np.load(folder / "schedule.npy")
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        sent = _send(
-            channel,
-            (folder / "payload").read_bytes(),
-            (folder / "answer").read_bytes(),
-            schedule_s.tolist(),
-        )
+    port, folder = int(sys.argv[1]), Path(sys.argv[2])
+    payload, answer = (folder / "payload").read_bytes(), (folder / "answer").read_bytes()
+    with BareCalls(port, payload, answer) as calls:
+        sent = _send(calls, np.load(folder / "schedule.npy").tolist())
     np.save(folder / "late.npy", sent.late_s)
     np.save(folder / "latency.npy", sent.latency_s)
 
 
-def _send(channel: grpc.Channel, payload: bytes, answer: bytes, schedule_s: list[float]) -> Sent:
-    infer = channel.unary_unary(INFER)
-    assert infer(payload, timeout=_ANSWER_S_MAX) == answer, "another answer than before"
-    late_s, latency_s = np.zeros(len(schedule_s)), np.zeros(len(schedule_s))
-    calls = []
-    # The collector would stop the sender for as long as it walks over all calls.
-    gc.collect()
-    gc.disable()
+def _send(calls: BareCalls, schedule_s: list[float]) -> Sent:
+    count = len(schedule_s)
+    late_s, latency_s = np.zeros(count), np.zeros(count)
+    calls.send()
+    while calls.flying:
+        calls.receive()
+    # The instant at which the call of each stream should have been sent.
+    due_at: dict[int, tuple[int, float]] = {}
     origin = time.monotonic() + _LEAD_S
-    for index, at_s in enumerate(schedule_s):
-        due_at = origin + at_s
-        while (left_s := due_at - time.monotonic()) > 0:
-            time.sleep(left_s)
-        late_s[index] = -left_s
-
-        def note(_call: object, index: int = index, due_at: float = due_at) -> None:
-            latency_s[index] = time.monotonic() - due_at
-
-        call = infer.future(payload, timeout=_ANSWER_S_MAX)
-        call.add_done_callback(note)
-        calls.append(call)
-    for call in calls:
-        assert call.result() == answer, "another answer than before"
+    index = 0
+    while index < count or calls.flying:
+        next_at = origin + schedule_s[index] if index < count else time.monotonic() + _ANSWER_S_MAX
+        wait_s = max(0.0, next_at - time.monotonic())
+        readable, _, _ = select.select((calls.socket,), (), (), wait_s)
+        if readable:
+            ended = calls.receive()
+            now = time.monotonic()
+            for stream in ended:
+                number, at = due_at.pop(stream)
+                latency_s[number] = now - at
+        elif index == count:
+            raise SystemExit(f"{len(calls.flying)} calls have no answer")
+        if index < count and (late := time.monotonic() - next_at) >= 0:
+            due_at[calls.send()] = (index, next_at)
+            late_s[index] = late
+            index += 1
     return Sent(late_s, latency_s)
 
 
