@@ -15,8 +15,9 @@ import numpy as np
 
 from servers import INFER, framed
 
-# Requests in flight, as connections times streams on each.
-IN_FLIGHT = {1: (1, 1), 8: (8, 1), 32: (8, 4), 128: (16, 8), 256: (32, 8)}
+# Streams on one connection, at most, and the connections that are made before a second stream is.
+STREAMS_MAX = 8
+CONNECTIONS_FIRST = 8
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def run(
     port: int, payload: bytes, answer_bytes: int, *, in_flight: int, requests: int, core: int
 ) -> Load:
     """Send *requests* times *payload*, closed loop, and check that as many answers came back."""
-    connections, streams = IN_FLIGHT[in_flight]
+    streams = min(STREAMS_MAX, max(1, in_flight // CONNECTIONS_FIRST))
+    connections = in_flight // streams
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
         body.write_bytes(framed(payload))
