@@ -1,17 +1,20 @@
 """Cnn: a network that is the bottleneck, served at saturation beside a loop that calls it directly.
 
 Both have the same one core, in turns, at the batch size that is best for the loop; the load has
-another core. What the server reaches of the loop's rows/s is what requests leave of the core.
+another core. What the server reaches of the loop's rows/s is what requests leave of the core. Every
+turn has processes of its own, which differ by a few hundredths in where their memory lies.
+
+malloc is told to keep what it has, in the loop and in the server: left to itself it does or does
+not, by what a process happened to free before, and the same loop is faster or slower by a sixth.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +29,9 @@ import servers
 RESULT = Path(__file__).parent / "results" / "cnn.json"
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+# Pieces up to 1 GB come from a heap of which 4 GB may be unused.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(10**9), "MALLOC_TRIM_THRESHOLD_": str(4 * 10**9)}
+
 TRIALS = 3
 TRIAL_S = 1.0
 # Requests of one row in flight, in batches.
@@ -47,8 +53,9 @@ class Pair:
         rows_mean: Mean rows of the server's batches.
         batch_ms: The network's own call in the server, mean of all batches.
         direct_batch_ms: The loop's call.
-        computing: Share of the time in which the server's network ran.
-        cpu_us_per_row: CPU time of the server beside the network's calls, per row.
+        cpu_share: CPU time of all the server's processes, as a share of the time.
+        cpu_us_per_row: The same per row.
+        direct_us_per_row: The loop's time per row.
         p99_ms: 99 of 100 requests took at most this long.
     """
 
@@ -58,31 +65,10 @@ class Pair:
     rows_mean: float
     batch_ms: float
     direct_batch_ms: float
-    computing: float
+    cpu_share: float
     cpu_us_per_row: float
+    direct_us_per_row: float
     p99_ms: float
-
-
-class Direct:
-    """The loop, in a process that waits when it is not asked."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self._line()
-
-    def rows_per_s(self, rows: int, seconds: float) -> float:
-        """Its rate at batches of *rows*, over *seconds*."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{rows} {seconds}\n")
-        self._process.stdin.flush()
-        return float(self._line())
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the direct loop ended with an error")
-        return line
 
 
 def main() -> None:
@@ -124,38 +110,58 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[int, float], int, list
     """The loop's rate per batch size, the best of these, and the pairs at it."""
     server_core, load_core = servers.cores()
     uri = models.prepare().tracking_uri
-    payload = servers.body("cnn", models.cnn_rows(1))
-    with Progress(console=Console(stderr=True)) as progress, _direct(server_core, uri) as direct:
-        rates = {}
-        for rows in progress.track(SIZES, description="batch sizes"):
-            rates[rows] = statistics.median(direct.rows_per_s(rows, TRIAL_S) for _ in range(TRIALS))
+    with Progress(console=Console(stderr=True)) as progress:
+        rates = {
+            rows: statistics.median(
+                _direct_rows_per_s(server_core, uri, rows, TRIAL_S) for _ in range(TRIALS)
+            )
+            for rows in progress.track(SIZES, description="batch sizes")
+        }
         size = max(rates, key=lambda rows: rates[rows])
-        settings = [f"cnn.rows_max={size}"]
-        uris = ["models:/cnn@champion"]
-        with servers.daemon(server_core, uri, uris, arguments.transport, settings) as server:
-            answer_bytes = len(servers.ask(server, payload))
-            in_flight = BATCHES_IN_FLIGHT * size
-
-            def load(requests: int) -> h2load.Load:
-                return h2load.run(
-                    server.port,
-                    payload,
-                    answer_bytes,
-                    in_flight=in_flight,
-                    requests=requests,
-                    core=load_core,
-                )
-
-            load(WARM_BATCHES * size)
-            pairs = []
-            for _ in progress.track(range(arguments.pairs), description="pairs"):
-                direct_rate = direct.rows_per_s(size, arguments.seconds)
-                before, cpu_before_s = server.counts(), server.cpu_s()
-                took = load(max(in_flight, round(direct_rate * arguments.seconds)))
-                cpu_s, after = server.cpu_s() - cpu_before_s, server.counts()
-                grown = {name: after[name] - before.get(name, 0.0) for name in after}
-                pairs.append(_pair(direct_rate, size, took, grown, cpu_s))
+        pairs = []
+        for _ in progress.track(range(arguments.pairs), description="pairs"):
+            direct_rate = _direct_rows_per_s(server_core, uri, size, arguments.seconds)
+            with servers.daemon(
+                server_core,
+                uri,
+                ["models:/cnn@champion"],
+                arguments.transport,
+                [f"cnn.rows_max={size}"],
+                MALLOC,
+            ) as server:
+                pairs.append(_served(server, direct_rate, size, load_core, arguments.seconds))
     return rates, size, pairs
+
+
+def _direct_rows_per_s(core: int, tracking_uri: str, rows: int, seconds: float) -> float:
+    """The loop's rate at batches of *rows*, over *seconds*."""
+    script = str(Path(__file__).with_name("cnn_direct.py"))
+    command = [*servers.pin(core), sys.executable, script, tracking_uri, str(rows), str(seconds)]
+    # As many threads as a worker has on one core.
+    environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+    return float(done.stdout)
+
+
+def _served(
+    server: servers.Server, direct_rate: float, size: int, core: int, seconds: float
+) -> Pair:
+    """Load *server* for as long as it took the loop at *direct_rate*, and compare."""
+    payload = servers.body("cnn", models.cnn_rows(1))
+    answer_bytes = len(servers.ask(server, payload))
+    in_flight = BATCHES_IN_FLIGHT * size
+
+    def load(requests: int) -> h2load.Load:
+        return h2load.run(
+            server.port, payload, answer_bytes, in_flight=in_flight, requests=requests, core=core
+        )
+
+    load(WARM_BATCHES * size)
+    before, cpu_before_s = server.counts(), server.cpu_s()
+    took = load(max(in_flight, round(direct_rate * seconds)))
+    cpu_s, after = server.cpu_s() - cpu_before_s, server.counts()
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    return _pair(direct_rate, size, took, grown, cpu_s)
 
 
 def _pair(
@@ -170,23 +176,11 @@ def _pair(
         rows_mean=grown["headrace_rows_total"] / batches,
         batch_ms=computed_s / batches * 1e3,
         direct_batch_ms=size / direct_rate * 1e3,
-        computing=computed_s * took.requests_per_s / took.requests,
-        cpu_us_per_row=(cpu_s - computed_s) / took.requests * 1e6,
+        cpu_share=cpu_s * took.requests_per_s / took.requests,
+        cpu_us_per_row=cpu_s / took.requests * 1e6,
+        direct_us_per_row=1e6 / direct_rate,
         p99_ms=took.p99_ms,
     )
-
-
-@contextmanager
-def _direct(core: int, tracking_uri: str) -> Iterator[Direct]:
-    command = [*servers.pin(core), "env", "OMP_NUM_THREADS=1", sys.executable]
-    command += [str(Path(__file__).with_name("cnn_direct.py")), tracking_uri]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Direct(process)
-        finally:
-            process.kill()
 
 
 def _print(
@@ -210,8 +204,9 @@ def _print(
         "rows_mean": ("rows of a batch, mean", ".1f"),
         "batch_ms": ("the network's call, mean ms", ".2f"),
         "direct_batch_ms": ("  called directly", ".2f"),
-        "computing": ("  share of the time", ".3f"),
-        "cpu_us_per_row": ("CPU beside it, us a row", ".0f"),
+        "cpu_us_per_row": ("CPU of the server, us a row", ".0f"),
+        "direct_us_per_row": ("  called directly", ".0f"),
+        "cpu_share": ("  share of the time", ".3f"),
         "p99_ms": ("p99 ms", ".1f"),
     }
     table.add_column("")

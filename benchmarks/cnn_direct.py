@@ -1,8 +1,7 @@
 """Direct: the benchmark's CNN called in a loop, in a process that serves nobody.
 
 One thread, inference mode, the same array of images again and again: what a core can do at most.
-Usage: cnn_direct.py TRACKING_URI; then a line "ROWS SECONDS" on its input is answered by a line of
-the rows/s at that batch size.
+Usage: cnn_direct.py TRACKING_URI ROWS SECONDS; prints the rows/s.
 """
 
 import sys
@@ -20,17 +19,11 @@ _WARM_CALLS = 3
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    mlflow.set_tracking_uri(sys.argv[1])
+    """Load, warm up, measure."""
+    uri, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    mlflow.set_tracking_uri(uri)
     torch.set_num_threads(1)
     network = mlflow.pytorch.load_model(f"models:/cnn@{ALIAS}").eval()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        rows, seconds = line.split()
-        print(_rows_per_s(network, int(rows), float(seconds)), flush=True)
-
-
-def _rows_per_s(network: torch.nn.Module, rows: int, seconds: float) -> float:
     images = torch.from_numpy(models.cnn_rows(rows)["image"])
     with torch.inference_mode():
         for _ in range(_WARM_CALLS):
@@ -40,7 +33,7 @@ def _rows_per_s(network: torch.nn.Module, rows: int, seconds: float) -> float:
         while (spent := time.perf_counter() - began) < seconds:
             network(images)
             calls += 1
-    return calls * rows / spent
+    print(calls * rows / spent)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ class Run:
         best_rows_mean, best_p99_ms: Mean rows, p99.
         greedy_rows_mean, greedy_p99_ms: What a delay of 0 gives.
         grid_rows_mean_max: The most rows that any delay of the grid gives.
-        turn_rows_mean, turn_p99_ms: What a delay of 0 gives where a batch takes `turn_ms`.
+        turn_rows_mean, turn_p99_ms: What a delay of 0 gives where a batch takes `turn_ms`; with
+            several slots they say nothing, for then a turn holds waiting.
         rows_ratio: `rows_mean` to `best_rows_mean`.
         p99_ratio: `p99_ms` to `best_p99_ms`.
     """

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,18 @@ def daemon(
     uris: Sequence[str],
     transport: str,
     settings: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """The installed headrace, ready to serve *uris*, with *settings* as `--set` takes them."""
+    """The installed headrace, ready to serve *uris*.
+
+    Args:
+        core: Where all its processes run.
+        tracking_uri: Its registry.
+        uris: What it serves.
+        transport: "native" or "grpcio".
+        settings: As `--set` takes them.
+        environment: Variables beside those of this process.
+    """
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         command = [*pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
         command += ["--tracking-uri", tracking_uri, "--transport", transport]
@@ -99,7 +109,7 @@ def daemon(
         for setting in settings:
             command += ["--set", setting]
         began = time.monotonic()
-        process = subprocess.Popen(command, stderr=log)
+        process = subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})})
         try:
             port, metrics_port = _wait_ready(process, Path(log.name))
             yield Server(process.pid, port, time.monotonic() - began, metrics_port)
