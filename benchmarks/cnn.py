@@ -110,7 +110,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[dict[int, float], int, list
     """The loop's rate per batch size, the best of these, and the pairs at it."""
     server_core, load_core = servers.cores()
     uri = models.prepare().tracking_uri
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
         rates = {
             rows: statistics.median(
                 _direct_rows_per_s(server_core, uri, rows, TRIAL_S) for _ in range(TRIALS)

@@ -117,7 +117,7 @@ def _measure(arguments: argparse.Namespace) -> list[Run]:
     settings = [f"fixedtime.rows_max={ROWS_MAX}", f"fixedtime.slots={arguments.slots}"]
     payload = servers.body("fixedtime", models.identity_row())
     with (
-        Progress(console=Console(stderr=True)) as progress,
+        Progress(console=Console(stderr=True), auto_refresh=False) as progress,
         servers.daemon(
             server_core, uri, [f"fixedtime={model}"], arguments.transport, settings
         ) as server,

@@ -164,8 +164,9 @@ def framed(payload: bytes) -> bytes:
 
 
 def cores() -> tuple[int, int]:
-    """A core for the server and one for the load."""
+    """A core for the server and one for the load; to that one this process goes, too."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("this benchmark needs two cores: one for the server, one for the load")
+    os.sched_setaffinity(0, {usable[1]})
     return usable[0], usable[1]
