@@ -24,7 +24,7 @@ help:
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make check   format, lint, types, import contracts, generated files"
-	@echo "make bench   measure the cost of a request beside a bare transport"
+	@echo "make bench   measure the cost of a request, batches under load, a network at saturation"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -81,6 +81,8 @@ $(PROTOBUF7)/installed: pyproject.toml
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/poisson.py
+	$(BIN)/python benchmarks/cnn.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -21,9 +21,10 @@ from servers import INFER, framed
 
 Times = npt.NDArray[np.int64]
 
-# Requests in flight, as connections times streams on each.
-IN_FLIGHT = {1: (1, 1), 8: (8, 1), 32: (8, 4), 128: (16, 8), 256: (32, 8)}
-# Those of growth.py.
+# Streams on one connection, at most, and the connections that are made before a second stream is.
+STREAMS_MAX = 8
+CONNECTIONS_FIRST = 8
+# Requests in flight of growth.py, as connections times streams on each.
 GROWING = {4: (4, 1), 64: (8, 8), 1024: (32, 32), 8192: (64, 128)}
 
 
@@ -47,8 +48,10 @@ def run(
     port: int, payload: bytes, answer_bytes: int, *, in_flight: int, requests: int, core: int
 ) -> Load:
     """Send *requests* times *payload*, closed loop, and check that as many answers came back."""
+    streams = min(STREAMS_MAX, max(1, in_flight // CONNECTIONS_FIRST))
+    spread = in_flight // streams, streams
     with tempfile.TemporaryDirectory() as folder:
-        process = _start(port, payload, IN_FLIGHT[in_flight], requests, core, Path(folder))
+        process = _start(port, payload, spread, requests, core, Path(folder))
         text, _, latencies_us = _finish(process, answer_bytes, requests, Path(folder))
     return Load(
         requests,

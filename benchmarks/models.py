@@ -9,10 +9,15 @@ from headrace_server.demo.train import Store, iris_test_set, train_iris
 
 FOLDER = Path(__file__).parent / "models"
 MLP_WIDTHS = (256, 512, 512, 10)
+CNN_IMAGE = (3, 32, 32)
+# Channels and stride of each convolution.
+CNN_LAYERS = ((64, 2), (128, 2), (256, 2), (256, 1))
+CNN_HIDDEN = 1024
+CNN_CLASSES = 10
 
 
 def prepare() -> Store:
-    """The store, with `iris`, `mlp` and `identity` registered."""
+    """The store, with `iris`, `mlp`, `cnn` and `identity` registered."""
     FOLDER.mkdir(exist_ok=True)
     store = Store(FOLDER.absolute())
     client = store.open()
@@ -20,6 +25,8 @@ def prepare() -> Store:
         train_iris(client)
     if not store.has(client, "mlp"):
         _register_mlp(client)
+    if not store.has(client, "cnn"):
+        _register_cnn(client)
     if not store.has(client, "identity"):
         _register_identity(client)
     return store
@@ -33,6 +40,12 @@ def iris_row() -> dict[str, np.ndarray]:
 def mlp_row() -> dict[str, np.ndarray]:
     """One row of 256 float32."""
     return {"x": np.random.default_rng(0).normal(size=(1, MLP_WIDTHS[0])).astype(np.float32)}
+
+
+def cnn_rows(count: int) -> dict[str, np.ndarray]:
+    """*count* images of three colours, 32x32 float32."""
+    images = np.random.default_rng(0).normal(size=(count, *CNN_IMAGE))
+    return {"image": images.astype(np.float32)}
 
 
 def identity_row() -> dict[str, np.ndarray]:
@@ -70,26 +83,62 @@ def _register_identity(client: object) -> None:
 
 
 def _register_mlp(client: object) -> None:
-    import mlflow.pytorch
     import torch
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
-
-    from headrace_server.demo.train import register
 
     torch.manual_seed(0)
     layers: list[torch.nn.Module] = []
     for width, following in pairwise(MLP_WIDTHS):
         layers += [torch.nn.Linear(width, following), torch.nn.ReLU()]
     network = torch.nn.Sequential(*layers[:-1]).eval()
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, MLP_WIDTHS[0]), "x")]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, MLP_WIDTHS[-1]), "y")]),
+    )
+    _register_network(client, network, signature, "mlp")
+
+
+def _register_cnn(client: object) -> None:
+    """Four convolutions, then a layer of 16 MB of weights.
+
+    Reading weights is what the rows of a batch share.
+    """
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    torch.manual_seed(0)
+    layers: list[torch.nn.Module] = []
+    channels = CNN_IMAGE[0]
+    for following, stride in CNN_LAYERS:
+        layers += [torch.nn.Conv2d(channels, following, 3, stride, padding=1), torch.nn.ReLU()]
+        channels = following
+    network = torch.nn.Sequential(
+        *layers,
+        torch.nn.Flatten(),
+        torch.nn.LazyLinear(CNN_HIDDEN),
+        torch.nn.ReLU(),
+        torch.nn.Linear(CNN_HIDDEN, CNN_CLASSES),
+    )
+    network(torch.from_numpy(cnn_rows(1)["image"]))
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *CNN_IMAGE), "image")]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, CNN_CLASSES), "logits")]),
+    )
+    _register_network(client, network.eval(), signature, "cnn")
+
+
+def _register_network(client: object, network: object, signature: object, name: str) -> None:
+    import mlflow.pytorch
+
+    from headrace_server.demo.train import register
+
     info = mlflow.pytorch.log_model(
         network,
-        name="mlp",
+        name=name,
         serialization_format="pickle",
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("float32"), (-1, MLP_WIDTHS[0]), "x")]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, MLP_WIDTHS[-1]), "y")]),
-        ),
+        signature=signature,
         pip_requirements=["torch"],
     )
-    register(client, info, "mlp")
+    register(client, info, name)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -33,7 +34,7 @@ class Server:
         pid: Its first process.
         port: Where it listens.
         ready_s: From its start to its readiness; None where that is not measured.
-        metrics_port: Where /metrics is; None where there is none.
+        metrics_port: Where it tells its numbers; None for a control, which has none.
     """
 
     pid: int
@@ -48,6 +49,17 @@ class Server:
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 total_ns += int((task / "schedstat").read_text().split()[0])
         return total_ns / 1e9
+
+    def counts(self) -> dict[str, float]:
+        """Its counters and sums now, by name and without labels: for a daemon of one model."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        return {
+            sample.name: sample.value
+            for family in families
+            for sample in family.samples
+            if "model" in sample.labels and "le" not in sample.labels
+        }
 
     def resident_bytes(self) -> int:
         """Resident memory of its first process."""
@@ -82,7 +94,7 @@ def control(core: int, transport: str) -> Iterator[Server]:
         "grpcio": "control_grpcio.py",
         "holding": "control_holding.py",
     }[transport]
-    command = [*_pin(core), sys.executable, str(HERE / script), "0"]
+    command = [*pin(core), sys.executable, str(HERE / script), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -98,15 +110,26 @@ def daemon(
     uris: Sequence[str],
     transport: str,
     settings: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """The installed headrace, ready to serve *uris*; *settings* are NAME.SETTING=VALUE."""
+    """The installed headrace, ready to serve *uris*.
+
+    Args:
+        core: Where all its processes run.
+        tracking_uri: Its registry.
+        uris: What it serves.
+        transport: "native" or "grpcio".
+        settings: As `--set` takes them.
+        environment: Variables beside those of this process.
+    """
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
-        command = [*_pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
+        command = [*pin(core), sys.executable, "-m", "headrace_server.cli", "serve", *uris]
         command += ["--tracking-uri", tracking_uri, "--transport", transport]
         command += ["--port", "0", "--metrics-port", "0"]
-        command += [word for setting in settings for word in ("--set", setting)]
+        for setting in settings:
+            command += ["--set", setting]
         began = time.monotonic()
-        process = subprocess.Popen(command, stderr=log)
+        process = subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})})
         try:
             port, metrics_port = _wait_ready(process, Path(log.name))
             yield Server(process.pid, port, time.monotonic() - began, metrics_port)
@@ -115,7 +138,8 @@ def daemon(
             process.wait(30)
 
 
-def _pin(core: int) -> list[str]:
+def pin(core: int) -> list[str]:
+    """What a command begins with that has only *core*."""
     return ["taskset", "-c", str(core)]
 
 
@@ -127,7 +151,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int
         for line in log.read_text().splitlines():
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "listening":
-                ports = event["port"], event["metrics_port"]
+                ports = (event["port"], event["metrics_port"])
             if event.get("event") == "ready" and not event["failed"]:
                 return ports
         time.sleep(0.02)
@@ -160,8 +184,9 @@ def framed(payload: bytes) -> bytes:
 
 
 def cores() -> tuple[int, int]:
-    """A core for the server and one for the load."""
+    """A core for the server and one for the load; to that one this process goes, too."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("this benchmark needs two cores: one for the server, one for the load")
+    os.sched_setaffinity(0, {usable[1]})
     return usable[0], usable[1]
