@@ -16,13 +16,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers bench protos clean
+.PHONY: help setup demo check format test test-faults test-strangers soak bench protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
+	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files"
 	@echo "make bench   measure the cost of a request, batches under load, a network at saturation"
 	@echo "make protos  regenerate Python from the .proto files"
@@ -79,10 +80,15 @@ $(PROTOBUF7)/installed: pyproject.toml
 		grpcio grpcio-health-checking grpcio-reflection
 	@touch $@
 
+soak: setup
+	$(BIN)/python -m pytest -m soak -s tests/soak
+
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/poisson.py
 	$(BIN)/python benchmarks/cnn.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/flood.py
 
 protos: setup
 	$(BIN)/python protos/generate.py
