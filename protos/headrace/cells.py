@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .signature import TensorSpec
 
+_DECODER: Final = json.JSONDecoder()
 _INTEGER_BITS: Final = {"integer": 32, "long": 64}
 # What the values of each type are called in JSON.
 _SCALARS: Final[dict[str, tuple[type, ...]]] = {
@@ -44,7 +45,7 @@ def read_cell(text: bytes | str, spec: TensorSpec, moment: Callable[[str], Any] 
         CellError: It is no JSON, or its value is of another type.
     """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        value = _parsed(text if isinstance(text, str) else text.decode())
     except UnicodeDecodeError:
         raise CellError("expected JSON, got bytes that are not UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -58,6 +59,15 @@ def read_cell(text: bytes | str, spec: TensorSpec, moment: Callable[[str], Any] 
 def sample_cell(spec: TensorSpec) -> str:
     """JSON of a made-up value that the column *spec* takes: zeros and empty texts."""
     return json.dumps(_sample(_type_of(spec.schema)) if spec.schema else None)
+
+
+def _parsed(text: str) -> Any:
+    """As json.loads, which takes three times as long for what is short."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return json.loads(text)
+    return value if end == len(text) else json.loads(text)
 
 
 @lru_cache(maxsize=1024)
@@ -80,6 +90,9 @@ def _fitted(
         return value
     if name == "array":
         _expect(value, (list,), name, path)
+        plain = _fitted_plain(value, kind["items"]["type"])
+        if plain is not None:
+            return plain
         return [
             _fitted(item, kind["items"], (*path, f"[{index}]"), moment, required=required)
             for index, item in enumerate(value)
@@ -103,6 +116,25 @@ def _fitted(
     if name in {"float", "double"}:
         return _float(value, name, path)
     return _moment(value, path, moment) if name == "datetime" else value
+
+
+def _fitted_plain(items: list[Any], name: str) -> list[Any] | None:
+    """*items* as the type *name* wants them, if their own types tell that they are; else None."""
+    kinds = set(map(type, items))
+    if name in {"float", "double"}:
+        if kinds <= {float}:
+            return items
+        try:
+            return list(map(float, items)) if kinds <= {float, int} else None
+        except OverflowError:
+            return None
+    if not kinds <= set(_SCALARS.get(name, ())):
+        return None
+    if items and (bits := _INTEGER_BITS.get(name)):
+        limit = 1 << (bits - 1)
+        return items if -limit <= min(items) and max(items) < limit else None
+    # The text of an instant must be read.
+    return items if name != "datetime" else None
 
 
 def _fitted_object(

@@ -35,6 +35,8 @@ def array_of(items: dict[str, Any]) -> dict[str, Any]:
     [
         (array_of(DOUBLE), "[1, 2.5]", [1.0, 2.5]),
         (array_of(DOUBLE), "[]", []),
+        (array_of(DOUBLE), " [1]\n", [1.0]),
+        (array_of({"type": "integer"}), "[2147483647, -2147483648]", [2147483647, -2147483648]),
         (array_of(array_of({"type": "integer"})), "[[1], []]", [[1], []]),
         (OWNER, '{"id": 3}', {"id": 3}),
         (OWNER, '{"id": 3, "tags": ["a"]}', {"id": 3, "tags": ["a"]}),
@@ -72,6 +74,7 @@ def test_instants_within_a_value_become_what_the_reader_asks_for() -> None:
     ("schema", "text", "why"),
     [
         (array_of(DOUBLE), b"[1,", "expected JSON, got text that is none at character 3"),
+        (array_of(DOUBLE), b"[1] 2", "expected JSON, got text that is none at character 4"),
         (array_of(DOUBLE), b"\xff", "expected JSON, got bytes that are not UTF-8"),
         (array_of(DOUBLE), b"", "expected JSON, got text that is none at character 0"),
         (None, b"[" * 100_000, "expected JSON, got text that is none"),
@@ -104,6 +107,36 @@ def test_other_values_are_refused_with_what_was_expected_and_where(
         read_cell(text, column(schema))
 
     assert str(raised.value).startswith(why)
+
+
+INTEGERS = ["1", "0", "-2147483649", "9223372036854775808", "1" + "0" * 400]
+JSON_SCALARS = st.sampled_from(
+    [*INTEGERS, "1.5", "NaN", "true", "null", '"a"', '""', '"2024-05-06"', "[]"]
+)
+
+
+@given(
+    st.lists(JSON_SCALARS, max_size=2),
+    st.lists(JSON_SCALARS, max_size=1).map(lambda few: few * 4),
+    st.sampled_from(["boolean", "integer", "long", "float", "double", "string", "datetime", "any"]),
+    st.booleans(),
+)
+def test_an_array_is_read_as_its_items_are(
+    some: list[str], same: list[str], name: str, optional: bool
+) -> None:
+    """Arrays whose items are all alike are looked at as a whole."""
+    item, whole = column({"type": name}, optional=optional), array_of({"type": name})
+    texts = some + same
+    try:
+        expected = [repr(read_cell(text, item)) for text in texts]
+    except CellError:
+        with pytest.raises(CellError):
+            read_cell(f"[{', '.join(texts)}]", column(whole, optional=optional))
+        return
+
+    found = read_cell(f"[{', '.join(texts)}]", column(whole, optional=optional))
+
+    assert list(map(repr, found)) == expected
 
 
 def test_null_is_a_value_of_an_optional_column() -> None:
