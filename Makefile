@@ -25,7 +25,7 @@ help:
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files"
-	@echo "make bench   measure the cost of a request beside a bare transport"
+	@echo "make bench   measure rates, growth, memory and CPU time beside a bare transport"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -85,6 +85,9 @@ soak: setup
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/flood.py
+	$(BIN)/python benchmarks/large.py
 
 protos: setup
 	$(BIN)/python protos/generate.py
