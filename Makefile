@@ -25,7 +25,7 @@ help:
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files"
-	@echo "make bench   measure the cost of a request, batches under load, a network at saturation"
+	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -89,6 +89,7 @@ bench: setup
 	$(BIN)/python benchmarks/cnn.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
+	$(BIN)/python benchmarks/large.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

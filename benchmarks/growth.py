@@ -134,13 +134,13 @@ def _turn(
         server = running[one.loaded]
         payloads = [servers.body(name, models.identity_row()) for name in _names(one.asked)]
         answer = len(servers.ask(server, payloads[0]))
-        rows, batches = _run_so_far(server)
+        rows, batches = server.run_so_far()
         before = server.cpu_s()
         load = h2load.run_spread(
             server.port, payloads, answer, in_flight=in_flight, requests=requests, core=core
         )
         cpu_s = server.cpu_s() - before
-        rows_after, batches_after = _run_so_far(server)
+        rows_after, batches_after = server.run_so_far()
         turn[one] = {
             "requests_per_s": load.requests_per_s,
             "p50_ms": load.p50_ms,
@@ -149,13 +149,6 @@ def _turn(
             "rows_per_batch": (rows_after - rows) / max(1, batches_after - batches),
         }
     return turn
-
-
-def _run_so_far(server: servers.Server) -> tuple[float, float]:
-    """Rows and batches that *server* has run; the bare transport runs none."""
-    if server.metrics_port is None:
-        return 0.0, 0.0
-    return server.metric("headrace_rows_total"), server.metric("headrace_batches_total")
 
 
 def _figures(turns: dict[int, list[Turn]]) -> list[Figure]:

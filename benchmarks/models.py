@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,18 @@ CNN_IMAGE = (3, 32, 32)
 CNN_LAYERS = ((64, 2), (128, 2), (256, 2), (256, 1))
 CNN_HIDDEN = 1024
 CNN_CLASSES = 10
+# A row as the models of large images take it: channels, height, width.
+IMAGE = (3, 224, 224)
+# ONNX models: the shape of a row of their input, and of their output.
+GRAPHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "identity": ((4,), (4,)),
+    "image-identity": (IMAGE, IMAGE),
+    "image-mean": (IMAGE, ()),
+}
 
 
 def prepare() -> Store:
-    """The store, with `iris`, `mlp`, `cnn` and `identity` registered."""
+    """The store, with `iris`, `mlp`, `cnn` and the GRAPHS registered."""
     FOLDER.mkdir(exist_ok=True)
     store = Store(FOLDER.absolute())
     client = store.open()
@@ -27,8 +36,9 @@ def prepare() -> Store:
         _register_mlp(client)
     if not store.has(client, "cnn"):
         _register_cnn(client)
-    if not store.has(client, "identity"):
-        _register_identity(client)
+    for name in GRAPHS:
+        if not store.has(client, name):
+            _register_graph(client, name)
     return store
 
 
@@ -53,33 +63,52 @@ def identity_row() -> dict[str, np.ndarray]:
     return {"x": np.arange(4, dtype=np.float32).reshape(1, 4)}
 
 
-def _register_identity(client: object) -> None:
-    """ONNX's own Identity: the cheapest call that a real framework makes."""
+def image() -> dict[str, np.ndarray]:
+    """One row of IMAGE float32, 602 kB."""
+    return {"x": np.random.default_rng(0).normal(size=(1, *IMAGE)).astype(np.float32)}
+
+
+def graph(name: str) -> Any:
+    """The ONNX model *name*, of one operator from x to y; both have any number of rows.
+
+    `identity` takes four float32 a row, `image-identity` and `image-mean` an IMAGE; the mean is one
+    float32 a row.
+    """
+    from onnx import TensorProto, helper
+
+    row, answer = GRAPHS[name]
+    if row == answer:
+        # The cheapest call that a real framework makes.
+        node = helper.make_node("Identity", ["x"], ["y"])
+    else:
+        node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2, 3], keepdims=0)
+    made = helper.make_graph(
+        [node],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", *row])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", *answer])],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _register_graph(client: object, name: str) -> None:
     import mlflow.onnx
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
-    from onnx import TensorProto, helper
 
     from headrace_server.demo.train import register
 
-    shape = ["rows", 4]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
-        "identity",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    row, answer = GRAPHS[name]
     info = mlflow.onnx.log_model(
-        model,
-        name="identity",
+        graph(name),
+        name=name,
         signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("float32"), (-1, 4), "x")]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, 4), "y")]),
+            inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *row), "x")]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, *answer), "y")]),
         ),
         pip_requirements=["onnxruntime-gpu"],
     )
-    register(client, info, "identity")
+    register(client, info, name)
 
 
 def _register_mlp(client: object) -> None:

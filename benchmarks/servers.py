@@ -81,20 +81,29 @@ class Server:
             text = response.read().decode()
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
 
+    def run_so_far(self) -> tuple[float, float]:
+        """Rows and batches that it has run; a bare transport runs none."""
+        if self.metrics_port is None:
+            return 0.0, 0.0
+        return self.metric("headrace_rows_total"), self.metric("headrace_batches_total")
+
     def _processes(self) -> list[psutil.Process]:
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
 
 
 @contextmanager
-def control(core: int, transport: str) -> Iterator[Server]:
-    """The bare transport: "native" or "grpcio", or "holding", native which answers nothing."""
+def control(core: int, transport: str, *arguments: str) -> Iterator[Server]:
+    """The bare transport: "native" or "grpcio", or "holding", native which answers nothing.
+
+    *arguments* are those of its script, after the port.
+    """
     script = {
         "native": "control.py",
         "grpcio": "control_grpcio.py",
         "holding": "control_holding.py",
     }[transport]
-    command = [*pin(core), sys.executable, str(HERE / script), "0"]
+    command = [*pin(core), sys.executable, str(HERE / script), "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
