@@ -12,7 +12,7 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 
-def answer(payload: bytes, values: int | None) -> bytes:
+def answer(payload: bytes, values: int | None = None) -> bytes:
     """The first *values* of the first input, sent back."""
     request = ModelInferRequest.FromString(payload)
     x = np.frombuffer(request.raw_input_contents[0], np.float32)[:values]

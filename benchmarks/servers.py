@@ -1,5 +1,6 @@
 """Servers under measurement: started on one core, asked once, their CPU time and memory read."""
 
+import functools
 import json
 import os
 import re
@@ -192,6 +193,7 @@ def framed(payload: bytes) -> bytes:
     return b"\0" + struct.pack(">I", len(payload)) + payload
 
 
+@functools.cache
 def cores() -> tuple[int, int]:
     """A core for the server and one for the load; to that one this process goes, too."""
     usable = sorted(os.sched_getaffinity(0))
