@@ -26,7 +26,7 @@ import servers
 RESULT = Path(__file__).parent / "results" / "growth.json"
 
 MODELS = (1, 10, 100)
-# A model with fewer requests in flight never has a full batch (rows_max): it is not saturated.
+# With fewer requests in flight a server waits for its callers: it is not saturated.
 SATURATED_IN_FLIGHT = 64
 # Of the requests/s of one model that is loaded alone; of it, those with 64 in flight.
 RATE_RATIO_MIN = 0.8
