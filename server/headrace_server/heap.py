@@ -1,0 +1,64 @@
+"""Heap: memory that was freed goes back to the system.
+
+glibc keeps what was freed below anything that lives, and a flood of requests leaves most of its
+memory there. So now and then, when the process has grown and nothing waits, it is asked for all.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+
+# How often to look, and by how much the process must have grown since the last time (bytes).
+LOOK_S = 10.0
+GROWN_BYTES = 64 << 20
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Trimmer:
+    """The thread that gives memory back."""
+
+    def __init__(
+        self, waiting: Callable[[], int], *, look_s: float = LOOK_S, grown_bytes: int = GROWN_BYTES
+    ) -> None:
+        """Look every *look_s* seconds from now on.
+
+        Args:
+            waiting: Bytes that wait in queues; memory is given back only while none do.
+            look_s: Seconds between two looks.
+            grown_bytes: By how much the process must have grown since memory was last given back.
+        """
+        self._waiting = waiting
+        self._look_s = look_s
+        self._grown_bytes = grown_bytes
+        # The least that the process had since memory was last given back.
+        self._least = own_bytes()
+        self._is_closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trimmer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        # A libc other than glibc keeps no such memory, or gives it back by itself.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is None:
+            return
+        while not self._is_closing.wait(self._look_s):
+            now = own_bytes()
+            self._least = min(self._least, now)
+            if now - self._least >= self._grown_bytes and not self._waiting():
+                trim(0)
+                # What is still there is in use: only more than that is looked at again.
+                self._least = own_bytes()
+
+
+def own_bytes() -> int:
+    """Resident memory of this process without files and without shared memory."""
+    with open("/proc/self/statm") as numbers:
+        _, resident, shared, *_ = map(int, numbers.read().split())
+    return (resident - shared) * _PAGE_BYTES
