@@ -17,7 +17,7 @@ from . import VERSION, logs
 from .completions import Completions
 from .control import ControlLoop
 from .errors import HeadraceError, UsageError
-from .heap import Trimmer
+from .heap import Trimmer, keep_freed
 from .instances.pool import WorkerPool
 from .instances.process import Spawner
 from .metrics import Metrics
@@ -180,6 +180,7 @@ class Daemon:
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
+        keep_freed()
         closers.append(Trimmer(lambda: self._repository.queued_bytes).close)
         self._listen(security, is_native=is_native)
         security.start()
