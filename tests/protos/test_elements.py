@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.elements import (
@@ -102,7 +102,6 @@ def damaged(draw: st.DrawFn) -> tuple[bytes, int]:
 
 
 @given(damaged())
-@settings(max_examples=300)
 def test_any_bytes_are_cut_or_refused_as_if_one_element_after_another(
     given_chain: tuple[bytes, int],
 ) -> None:
