@@ -84,7 +84,7 @@ def compared(count: int, pair: Pair | None) -> str:
 
 def main() -> None:
     """Print a table of each kind of element."""
-    console = Console()
+    console = Console(width=100)
     for kind in ("text", "equal", "random"):
         table = Table(
             "bytes", "elements", "offsets", "elements", "texts", "chain of str", "of bytes"
