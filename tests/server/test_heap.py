@@ -21,7 +21,7 @@ needs_glibc = pytest.mark.skipif(not hasattr(libc, "malloc_trim"), reason="not g
 
 @contextmanager
 def pinned_heap() -> Iterator[int]:
-    """Memory that was freed below a piece that lives; how much (bytes)."""
+    """Memory that was freed below a piece that lives; how much the process has then (bytes)."""
     pieces = [libc.malloc(16 << 10) for _ in range(4000)]
     for piece in pieces:
         ctypes.memset(piece, 1, 16 << 10)
@@ -35,6 +35,8 @@ def pinned_heap() -> Iterator[int]:
 @needs_glibc
 def test_what_a_flood_leaves_is_given_back() -> None:
     waiting = [1]
+    # Else the pieces may take what earlier tests have freed, and the process would not grow.
+    libc.malloc_trim(0)
     trimmer = Trimmer(lambda: waiting[0], look_s=0.001, grown_bytes=GROWN_BYTES)
     try:
         with pinned_heap() as before:

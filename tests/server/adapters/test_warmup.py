@@ -58,4 +58,5 @@ def test_a_size_that_the_model_does_not_run_fails_its_load() -> None:
 def test_a_model_frozen_at_an_allowed_number_of_rows_batches() -> None:
     """Its batch axis is fixed; what it is asked for is padded to that."""
     assert probe(compiled((8, 1)), None, Allowed(rows=(8,))).batchable
-    assert not probe(compiled((8, 1))).batchable
+    with pytest.raises(LoadError, match="not compiled for"):
+        probe(compiled((8, 1)), {"x": np.ones((1, 1), np.float32)})

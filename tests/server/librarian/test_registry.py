@@ -710,8 +710,13 @@ def server(store: Store, tmp_path: Path) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        output = iter(process.stdout.readline, "")
-        assert any("Application startup complete" in line for line in output), "it did not start"
+        # In whatever order: one is said before it listens.
+        awaited = {"Application startup complete", "Uvicorn running on"}
+        for line in iter(process.stdout.readline, ""):
+            awaited = {sentence for sentence in awaited if sentence not in line}
+            if not awaited:
+                break
+        assert not awaited, "it did not start"
         yield f"http://127.0.0.1:{port}"
     finally:
         # Its worker is a child of its own, in the session that we gave it.
