@@ -1,5 +1,6 @@
 """Load: a stream of requests, each of them accounted for, under which tests break something."""
 
+import math
 import threading
 from collections import Counter, deque
 from types import TracebackType
@@ -35,6 +36,8 @@ class Load:
         self._until_failed = until_failed
         self._is_over = threading.Event()
         self._passed = threading.Condition()
+        # As many answers are waited for; whoever waits is not woken by those before.
+        self._goal = math.inf
         self._thread = threading.Thread(target=self._run, name="load")
 
     @property
@@ -45,7 +48,7 @@ class Load:
     def wait_answered(self, more: int) -> None:
         """Wait until so many *more* answers have come."""
         with self._passed:
-            goal = self.answered + more
+            self._goal = goal = self.answered + more
             assert self._passed.wait_for(lambda: self.answered >= goal, 60), self
 
     def __enter__(self) -> Self:
@@ -97,4 +100,5 @@ class Load:
                 self.answered += 1
             else:
                 self.wrong.append((number, answer))
-            self._passed.notify_all()
+            if self.answered >= self._goal:
+                self._passed.notify_all()

@@ -38,7 +38,6 @@ def test_models_at_equal_load_in_one_worker_get_equal_shares(one_worker: Daemon)
         Load(one_worker.address, "other") as other,
     ):
         before = one.answered, other.answered
-        # Whose answers are waited for is told of each of them, which costs its sender time.
         one.wait_answered(ANSWERS)
         other.wait_answered(ANSWERS)
         after = one.answered, other.answered

@@ -145,6 +145,7 @@ def test_what_a_model_raises_is_told_and_the_next_request_is_served(
         assert ask(client, FINE).tolist() == [[0, 7]]
     assert "/etc" not in str(caught.value)
     assert "secret/file" not in str(caught.value)
+    odd.wait("model_raised")
     assert len(odd.events("model_raised")) == 1
     assert all(line.startswith("{") for line in odd.lines)
 
