@@ -95,6 +95,9 @@ class Completions:
         with self._lock:
             self._followers.discard(timed)
             self._planned.pop(timed, None)
+            # Far instants must not keep what is gone.
+            self._instants = [entry for entry in self._instants if entry[2] is not timed]
+            heapify(self._instants)
 
     def expect(self, timed: Timed, at: float) -> None:
         """Make sure that *timed*, if it follows, is looked at when *at* has come."""

@@ -1,7 +1,7 @@
 """Heap: memory that was freed is used again, and goes back to the system when nothing waits.
 
 glibc by itself does neither. A message of half a megabyte is given back as soon as it is freed, and
-the next one faults every page in again, which costs more than all the rest of its way. What is
+the next one faults every page in again, which costs several times what copying it does. What is
 freed below anything that lives is kept for ever, and so is most of what a flood of requests took.
 """
 

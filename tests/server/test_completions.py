@@ -373,6 +373,14 @@ def test_an_instant_that_is_noted_while_it_is_looked_at_is_not_missed(
         assert rung.acquire(timeout=2.0), "slept through it"
 
 
+def test_who_no_longer_follows_is_not_kept_by_a_far_instant(completions: Completions) -> None:
+    alarm = Alarm(time.monotonic() + 3600.0)
+    completions.follow(alarm)
+    completions.unfollow(alarm)
+
+    assert completions._instants == []
+
+
 def test_a_far_instant_beside_many_near_ones_takes_no_memory(completions: Completions) -> None:
     """Each near one is looked at, and the far one planned anew behind it."""
 

@@ -99,7 +99,7 @@ def _look(
             why = f"not known: the model fails on a made-up row ({cause(error)})"
             is_presumed = signature.is_batchable and adapter.is_presumed_batchable
             return found(splits=is_presumed, batches=is_presumed, why=why)
-    sample = row if example is None else example
+    sample = row
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
     outputs = _seen(answer, _rows(row), is_inner_free)
     if signature is not None and not signature.is_batchable:
@@ -108,7 +108,8 @@ def _look(
         why = "the model runs its input example, but not one row of it"
         return found(splits=False, batches=False, why=why)
     try:
-        answer_to_two = run(example_rows(sample, signature, 2))
+        two = example_rows(row if example is None else example, signature, 2)
+        answer_to_two = run(two)
     except Exception as error:  # noqa: BLE001 - a model frozen at one row may raise anything.
         has_rows = all(array.shape[:1] == (1,) for array in answer.values())
         why = f"the model runs 1 row but not 2 ({cause(error)})"

@@ -4,14 +4,14 @@ The first run with a size is the dear one: graphs are captured, kernels chosen a
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from headrace.signature import Signature
+from headrace.signature import Signature, TensorSpec
 
 from ..sizes import padded_size
 from .base import Adapter, LoadError, Tensors, cause
@@ -61,30 +61,46 @@ ANY = Allowed()
 
 def warm_up(
     adapter: Adapter, sample: Tensors, signature: Signature | None, allowed: Allowed
-) -> float:
+) -> tuple[float, Signature | None]:
     """Run *adapter* with rows of *sample*, once per allowed size.
 
-    The largest come first, so that most of the memory is asked for at once.
+    The largest come first, so that most of the memory is asked for at once. Where any number of
+    rows is allowed it is that of *sample*.
 
     Returns:
-        How long that took (seconds).
+        How long that took (seconds), and *signature*, in which an output is no longer open along
+        the ragged axis that had one size there whatever the length was.
 
     Raises:
         LoadError: The model fails at one of the sizes.
     """
     began = time.monotonic()
-    for rows, length in product(allowed.rows[::-1] or (1,), allowed.lengths[::-1] or (0,)):
-        tensors = example_rows(sample, signature, rows)
+    seen: dict[str, set[int]] = {}
+    for rows, length in product(allowed.rows[::-1] or (0,), allowed.lengths[::-1] or (0,)):
+        tensors = example_rows(sample, signature, rows) if rows else sample
         if length:
             tensors = allowed.stretched(tensors, signature, length)
         try:
-            adapter.predict(tensors)
+            answer = adapter.predict(tensors)
         except Exception as error:
-            size = f"{rows} rows" + (f" of length {length}" if length else "")
+            size = f"{rows} rows" if rows else "its rows"
+            size += f" of length {length}" if length else ""
             raise LoadError(
                 f"the model fails with {size}, an allowed size: {cause(error)}"
             ) from error
-    return time.monotonic() - began
+        for name, array in answer.items():
+            seen.setdefault(name, set()).update(array.shape[allowed.axis : allowed.axis + 1])
+    if signature is not None and len(allowed.lengths) > 1:
+        outputs = tuple(_closed(spec, allowed.axis, seen) for spec in signature.outputs)
+        signature = replace(signature, outputs=outputs)
+    return time.monotonic() - began, signature
+
+
+def _closed(spec: TensorSpec, axis: int, seen: Mapping[str, set[int]]) -> TensorSpec:
+    """*spec* with the size that it had along *axis* at every length, where that was always one."""
+    if spec.shape[axis : axis + 1] != (-1,) or len(sizes := seen.get(spec.name, set())) != 1:
+        return spec
+    return replace(spec, shape=(*spec.shape[:axis], *sizes, *spec.shape[axis + 1 :]))
 
 
 def predict_padded(adapter: Adapter, tensors: Tensors, sizes: Sequence[int]) -> Tensors:

@@ -145,7 +145,8 @@ class InstanceThread:
         if not found.batchable:
             allowed = replace(allowed, rows=())
         if allowed and found.sample is not None:
-            warm_s = warm_up(adapter, found.sample, found.signature, allowed)
+            warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
+            found = replace(found, signature=signature)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it

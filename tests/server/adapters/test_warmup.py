@@ -37,7 +37,7 @@ def test_a_compiled_model_is_tried_and_warmed_up_with_what_it_allows(
     assert found.sample is not None
     adapter.calls.clear()
 
-    assert warm_up(adapter, found.sample, found.signature, allowed) >= 0
+    assert warm_up(adapter, found.sample, found.signature, allowed)[0] >= 0
     assert adapter.calls == [8, 8, 4, 4]
 
 
@@ -60,3 +60,37 @@ def test_a_model_frozen_at_an_allowed_number_of_rows_batches() -> None:
     assert probe(compiled((8, 1)), None, Allowed(rows=(8,))).batchable
     with pytest.raises(LoadError, match="not compiled for"):
         probe(compiled((8, 1)), {"x": np.ones((1, 1), np.float32)})
+
+
+def test_an_output_of_one_size_at_every_length_is_none_of_the_ragged_ones() -> None:
+    """Else an answer as wide as a bucket would be cut to its request's length."""
+
+    def pooled(tensors: Tensors) -> Tensors:
+        x = tensors["x"]
+        return {"same": x * 2, "pooled": np.repeat(x.sum(1, keepdims=True), 16, 1)}
+
+    allowed = Allowed(lengths=(16, 32))
+    adapter = FunctionAdapter(pooled, RAGGED)
+    found = probe(adapter, None, allowed)
+    assert found.sample is not None
+
+    _, signature = warm_up(adapter, found.sample, found.signature, allowed)
+
+    assert signature is not None
+    assert {spec.name: spec.shape for spec in signature.outputs} == {
+        "same": (-1, -1),
+        "pooled": (-1, 16),
+    }
+
+
+def test_a_model_of_a_fixed_number_of_rows_is_warmed_up_with_these() -> None:
+    allowed = Allowed(lengths=(16, 32))
+    adapter = compiled((3, 16), (3, 32))
+    found = probe(adapter, {"x": np.ones((3, 5), np.float32)}, allowed)
+    assert not found.batchable
+    assert found.sample is not None
+    adapter.calls.clear()
+
+    warm_up(adapter, found.sample, found.signature, allowed)
+
+    assert adapter.calls == [3, 3]
