@@ -106,9 +106,15 @@ class Settings:
         """The settings of the model served as *name*, whose version bears *tags*.
 
         Tags that cannot be used change nothing; `ignored_tags` tells of them.
+
+        Raises:
+            UsageError: What the operator said of it contradicts itself.
         """
         by_tags, _ = self._read_tags(name, tags or {})
-        return _merged(by_tags, self.about(name))
+        try:
+            return _merged(by_tags, self.about(name))
+        except ValidationError as error:
+            raise UsageError(f"[models.{name}]: {_sentence(error)}") from None
 
     def ignored_tags(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
         """The tags of the model served as *name* that change nothing, each with the reason."""
@@ -158,10 +164,7 @@ class Settings:
                     "name cannot tell apart: set it in headrace.toml or by --set"
                 )
         for name in names:
-            try:
-                _merged((), self.about(name))
-            except ValidationError as error:
-                raise UsageError(f"[models.{name}]: {_sentence(error)}") from None
+            self.for_model(name)
 
 
 def _merged(by_tags: Iterable[Given], about: Iterable[Given]) -> ModelSettings:

@@ -188,3 +188,12 @@ def test_a_variable_that_may_mean_two_models_is_told() -> None:
         "HEADRACE_MODELS__MY_NET__SLOTS may mean 'my-net' or 'My.Net', which a variable's name "
         "cannot tell apart: set it in headrace.toml or by --set"
     )
+
+
+def test_an_operator_who_contradicts_himself_is_told_so_wherever_it_is_looked_at() -> None:
+    said = settings("iris.rows_allowed=4 8", "iris.rows_max=6")
+
+    for look in (lambda: said.for_model("iris"), lambda: said.check_names(["iris"])):
+        with pytest.raises(UsageError) as told:
+            look()
+        assert str(told.value) == ("[models.iris]: rows_max = 6 is not among rows_allowed = [4, 8]")
