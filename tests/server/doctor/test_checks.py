@@ -100,7 +100,7 @@ def test_a_framework_that_is_installed_tells_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "not installed" in named(check_software(Setup()), "tensorflow").text
-    distribution(tmp_path, "catboost", "1.2.8")
+    distribution(tmp_path, "tensorflow", "1.2.8")
     monkeypatch.syspath_prepend(tmp_path)
 
     assert named(check_software(Setup()), "tensorflow").text == "1.2.8"
