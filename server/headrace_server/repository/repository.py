@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -24,6 +25,7 @@ from ..errors import (
     without_paths,
 )
 from ..instances.pool import WorkerPool
+from ..instances.process import python_of
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .loading import Loader
@@ -89,6 +91,8 @@ class Repository:
         self._drain_s = drain_s
         self._is_strict = is_strict
         self._demanded: frozenset[str] = frozenset()
+        # Digests of models whose requirements were told not to be met.
+        self._warned: set[str] = set()
         self._loader = Loader(pool, completions, device=device, on_change=self._changed)
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
@@ -307,7 +311,7 @@ class Repository:
         try:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
-            self._loader.start(model, fetched)
+            self._loader.start(model, fetched, self._command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
@@ -333,6 +337,49 @@ class Repository:
             self._awaited.discard(model)
         self._changed()
         return failure
+
+    def _command(self, model: ModelVersion, fetched: Fetched) -> list[str]:
+        """What runs the workers of *model*; empty for our own Python.
+
+        Raises:
+            LoadFailed: Its environment cannot be made.
+        """
+        settings = model.settings
+        if settings.environment == "daemon":
+            self._warn_of_mismatches(model, fetched)
+            return []
+        began = time.monotonic()
+
+        def progress(report: dict[str, Any]) -> None:
+            model.reason = f"its environment is being made: {report['line']}"
+
+        _log.info("environment_wanted", model=model.name, version=model.version)
+        python = self._librarian.environment(
+            fetched.path,
+            progress,
+            installer=settings.environment_installer,
+            s_max=settings.environment_s_max,
+        )
+        model.reason = ""
+        _log.info(
+            "environment_ready",
+            model=model.name,
+            version=model.version,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        return python_of(python)
+
+    def _warn_of_mismatches(self, model: ModelVersion, fetched: Fetched) -> None:
+        """Say once what the model's requirements ask for and our environment lacks."""
+        if fetched.mismatches and fetched.digest not in self._warned:
+            self._warned.add(fetched.digest)
+            _log.warning(
+                "requirements_mismatch",
+                model=model.name,
+                version=model.version,
+                mismatches=list(fetched.mismatches),
+                remedy='environment = "model" runs it with the packages that it was logged with',
+            )
 
     def _unload(self, name: str) -> None:
         if name not in self._models:
