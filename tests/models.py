@@ -258,6 +258,17 @@ def _iris_pipeline() -> Recipe:
     return Recipe("sklearn", {"sk_model": fitted, "signature": signature}, _iris_columns)
 
 
+def _iris_logistic() -> Recipe:
+    """One estimator, fitted on named columns."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = _iris()
+    frame = pd.DataFrame(features, columns=list(IRIS_COLUMNS))
+    fitted = LogisticRegression(max_iter=500).fit(frame, labels)
+    signature = infer_signature(frame, fitted.predict(frame))
+    return Recipe("sklearn", {"sk_model": fitted, "signature": signature}, _iris_columns)
+
+
 def _iris_forest() -> Recipe:
     """One tensor in, class probabilities out, cloudpickle format."""
     from sklearn.ensemble import RandomForestClassifier
@@ -586,7 +597,8 @@ def _fitted(flavor: str, kind: str, given: Any, labels: Any) -> tuple[Any, Calla
             iterations=3, thread_count=1, verbose=0, allow_writing_files=False
         ).fit(given, labels)
     elif kind != "Booster":
-        fitted = getattr(library, kind)(n_estimators=3, n_jobs=1).fit(given, labels)
+        quiet = {"verbose": -1} if flavor == "lightgbm" else {}
+        fitted = getattr(library, kind)(n_estimators=3, n_jobs=1, **quiet).fit(given, labels)
     elif flavor == "lightgbm":
         settings = {"objective": "binary", "num_threads": 1, "verbose": -1}
         fitted = library.train(settings, library.Dataset(given, labels), 3)
@@ -674,7 +686,7 @@ def _glm_matrix() -> Recipe:
     import statsmodels.api as sm
 
     features, labels = _iris()
-    fitted = sm.GLM(labels > 0, features, family=sm.families.Binomial()).fit_regularized(alpha=0.1)
+    fitted = sm.GLM(labels.astype(float), features).fit()
     signature = infer_signature(features, fitted.predict(features))
     arguments = {"statsmodels_model": fitted, "signature": signature}
     return Recipe("statsmodels", arguments, _iris_matrix)
@@ -697,6 +709,7 @@ def _ols_formula() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "iris_pipeline": _iris_pipeline,
+    "iris_logistic": _iris_logistic,
     "iris_forest": _iris_forest,
     "mixed_columns": _mixed_columns,
     "scaler": _scaler,
