@@ -1,0 +1,114 @@
+"""docs/gallery.md does what it says: its models are logged, served by one daemon, and called."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from headrace_server.adapters import adapter_of
+from serving import Daemon
+
+pytestmark = pytest.mark.slow
+
+PAGE = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text()
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LOG_S_MAX = 240
+# Packages are inferred by loading each model once more, which takes seconds; after one second
+# MLflow notes down the flavor's usual ones.
+QUICKLY = {
+    "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "1",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """What stands under the name of one flavor."""
+
+    flavor: str
+    log: str
+    serve: str
+    call: str
+
+
+def _read_page() -> tuple[str, str, list[Section]]:
+    """The beginning of those who log and of those who call, and the flavors."""
+    beginning, *rest = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+    (_, log), (_, call) = BLOCK.findall(beginning)
+    sections = []
+    for text in rest:
+        blocks = BLOCK.findall(text)
+        assert [kind for kind, _ in blocks] == ["python", "sh", "python"], text
+        sections.append(Section(text.split("\n")[0], *(block for _, block in blocks)))
+    return log, call, sections
+
+
+LOG, CALL, SECTIONS = _read_page()
+
+
+@pytest.fixture(name="address", scope="module")
+def _address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon with the models of all sections, started in the directory where they were logged."""
+    folder = tmp_path_factory.mktemp("gallery")
+    script = "\n".join([LOG, *(section.log for section in SECTIONS)])
+    environment = {key: value for key, value in os.environ.items() if key[:7] != "MLFLOW_"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**environment, **QUICKLY},
+        timeout=LOG_S_MAX,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    uris = [section.serve.split()[-1] for section in SECTIONS]
+    daemon = Daemon(*uris, cwd=folder, cache=tmp_path_factory.mktemp("cache"))
+    try:
+        assert not daemon.wait("ready")["failed"], "\n".join(daemon.lines)
+        yield daemon.address
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.flavor for section in SECTIONS])
+def test_the_call_prints_what_the_page_says(section: Section, address: str) -> None:
+    printed = io.StringIO()
+    script = CALL.replace("127.0.0.1:8001", address) + section.call
+
+    with contextlib.redirect_stdout(printed):
+        exec(compile(script, section.flavor, "exec"), {})  # noqa: S102 - our own page.
+
+    assert printed.getvalue().split("\n")[:-1] == re.findall(
+        r"^print.*  # (.*)$", section.call, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.flavor for section in SECTIONS])
+def test_every_section_serves_the_model_that_it_logs(section: Section) -> None:
+    (name,) = re.findall(r'registered_model_name="(.*?)"', section.log)
+
+    assert section.serve == f"headrace serve models:/{name}/1\n"
+    assert f"mlflow.{section.flavor}.log_model" in section.log
+
+
+def test_every_flavor_with_an_adapter_has_a_section() -> None:
+    import headrace_server.adapters as package
+
+    files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    flavors = {
+        name for name in files if hasattr(import_module(f"{package.__name__}.{name}"), "ADAPTER")
+    }
+
+    assert flavors == {section.flavor for section in SECTIONS}
+    assert all(adapter_of(section.flavor) for section in SECTIONS)
