@@ -29,6 +29,7 @@ from ..scheduler.servicetimes import ServiceTimes
 from ..settings import ModelSettings
 from .librarian import Fetched
 from .model import ModelVersion, State
+from .tried import Tried, trial_key
 
 # Room for the outputs of a model whose outputs are not known, and for one BYTES element.
 _OUT_BYTES_UNKNOWN = 64 * 1024
@@ -53,6 +54,7 @@ class Loader:
         completions: Completions,
         *,
         device: str,
+        tried: Tried,
         on_change: Callable[[], None],
     ) -> None:
         """Load into the workers of *pool*.
@@ -61,12 +63,14 @@ class Loader:
             pool: Where instances go.
             completions: Follows the queues.
             device: For models that name none.
+            tried: Remembers which models have been loaded without harm.
             on_change: Told whenever a model's readiness may have changed, on any thread.
         """
         self.schedulers: tuple[Scheduler[Slot], ...] = ()
         self._pool = pool
         self._completions = completions
         self._device = device
+        self._tried = tried
         self._on_change = on_change
         self._lock = threading.Lock()
 
@@ -85,6 +89,7 @@ class Loader:
         devices = placed(settings.device or self._device, settings.instances)
         spec = {
             "name": model.name,
+            "is_told": False,
             "flavor": fetched.flavor,
             "path": fetched.path,
             "config": fetched.config,
@@ -104,10 +109,13 @@ class Loader:
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
             for device in devices:
-                is_tried = started or not settings.trial
-                start = self._pool.start if is_tried else self._pool.try_out
+                key = trial_key(fetched.digest, spec, device, command)
+                is_trial = settings.trial and not started and not self._tried.has(key)
+                start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(start(spec, device, is_own=is_own, command=command))
+                if is_trial:
+                    self._tried.note(key)
             reports = [loaded.found.result() for _, loaded in started]
             found = reports[0]
             declared = found["signature"]
