@@ -16,7 +16,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers test-environments soak bench protos clean
+.PHONY: help setup demo check format test test-faults test-strangers test-environments soak bench bench-flavors protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -27,6 +27,7 @@ help:
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
+	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -94,6 +95,9 @@ bench: setup
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
+
+bench-flavors: setup
+	$(BIN)/python benchmarks/flavors.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -21,7 +21,10 @@ from models import Tensors
 # The adapter hides this one for its worker, but pytest resets filters before each test.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
-FRAMEWORKS = {"sklearn", "torch", "onnxruntime", "onnx", "pandas", "mlflow", "skops", "scipy"}
+FRAMEWORKS = {
+    *("sklearn", "torch", "onnxruntime", "onnx", "xgboost", "lightgbm", "catboost", "statsmodels"),
+    *("pandas", "mlflow", "skops", "scipy"),
+}
 
 
 def open_model(name: str) -> Adapter:
@@ -130,6 +133,12 @@ def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
         ("torch_pickle", "Mlp"),
         ("torch_pt2", "torch.nn.parameter.Parameter"),
         ("onnx_named", "InferenceSession"),
+        ("xgb_booster", "xgboost.core.Booster"),
+        ("xgb_classifier", "xgboost.core.Booster"),
+        ("lgb_classifier", "lightgbm.basic.Booster"),
+        ("lgb_categories", "lightgbm.basic.Booster"),
+        ("cat_mixed", "CatBoostRegressor"),
+        ("ols_columns", "RegressionResultsWrapper"),
     ],
 )
 def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
@@ -163,6 +172,12 @@ def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
         ("torch_pickle", "torch", "torch"),
         ("torch_pt2", "torch", "torch"),
         ("onnx_named", "onnxruntime", "onnx"),
+        ("xgb_booster", "xgboost", "xgboost"),
+        ("xgb_classifier", "sklearn", "xgboost"),
+        ("lgb_booster", "lightgbm", "lightgbm"),
+        ("lgb_classifier", "skops.io", "lightgbm"),
+        ("cat_species", "catboost", "catboost"),
+        ("ols_columns", "statsmodels", "statsmodels"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -186,6 +201,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         ("iris_pipeline", "pickled_model"),
         ("torch_pt2", "model_data"),
         ("onnx_named", "data"),
+        ("xgb_booster", "data"),
+        ("lgb_booster", "data"),
+        ("lgb_classifier", "data"),
+        ("cat_species", "data"),
+        ("ols_columns", "data"),
     ],
 )
 def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None:
@@ -210,6 +230,12 @@ def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None
         ("torch_pickle", "data/model.pth"),
         ("torch_pt2", "data/model.pt2"),
         ("onnx_named", "model.onnx"),
+        ("xgb_booster", "model.ubj"),
+        ("xgb_classifier", "model.ubj"),
+        ("lgb_booster", "model.lgb"),
+        ("lgb_classifier", "model.skops"),
+        ("cat_species", "model.cb"),
+        ("ols_columns", "model.statsmodels"),
     ],
 )
 def test_a_file_of_something_else_does_not_load(name: str, file: str, tmp_path: Path) -> None:
@@ -227,7 +253,8 @@ def test_adapters_import_no_framework_before_they_load() -> None:
     """A worker holds only the framework of its own models."""
     script = (
         "import json, sys\n"
-        "from headrace_server.adapters import onnx, probe, pytorch, sklearn\n"
+        "from headrace_server.adapters import catboost, lightgbm, onnx, probe, pytorch\n"
+        "from headrace_server.adapters import sklearn, statsmodels, xgboost\n"
         "from headrace_server.devices import open_device\n"
         "open_device('cpu')\n"
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
