@@ -1,7 +1,8 @@
 """Models: tiny ones, trained or built in a moment, saved as MLflow saves them.
 
 `model(name)` is a saved model with rows to ask and the answers to expect; each is built once per
-session. Those that only MLflow's python_function can load stand in pyfunc_models.py.
+session. Those that only MLflow's python_function can load stand in pyfunc_models.py, those of the
+frameworks of deep learning that take seconds to import in deep_models.py.
 `log(name, ...)` registers the same model in a store, for tests that begin with a URI.
 """
 
@@ -119,9 +120,10 @@ def recipe_of(name: str) -> Recipe:
     """How to save the model called *name*."""
     if name in RECIPES:
         return RECIPES[name]()
+    import deep_models
     import pyfunc_models
 
-    return pyfunc_models.RECIPES[name]()
+    return {**pyfunc_models.RECIPES, **deep_models.RECIPES}[name]()
 
 
 def scratch() -> Path:
