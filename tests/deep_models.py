@@ -5,18 +5,20 @@ These frameworks take seconds to import: that is done when a recipe is used.
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from mlflow.models import ModelSignature
-from mlflow.types import Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
 from models import Recipe, Tensors
 
 # Before an import of Keras; where both are installed TensorFlow's tests say otherwise.
 os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _tensors(shapes: Mapping[str | None, tuple[int, ...]], dtype: str = "float32") -> Schema:
@@ -101,12 +103,127 @@ _KERAS: dict[str, Callable[[], Recipe]] = {
     "keras_unsigned": _keras_unsigned,
 }
 
-RECIPES = {**_KERAS}
+
+# transformers ------------------------------------------------------------------------------------
+
+_WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *(
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "good",
+        "bad",
+        "day",
+        "runs",
+        "##s",
+        "this",
+        "is",
+        ".",
+    ),
+)
+_TEXTS = np.array(["the cat sat on a mat", "a good day", "bad cats", "this is the day . a bad day"])
+
+
+def _tokenizer() -> Any:
+    import transformers
+
+    vocabulary = {word: index for index, word in enumerate(_WORDS)}
+    return transformers.BertTokenizer(vocab=vocabulary, model_max_length=32)
+
+
+def _bert(kind: str, labels: tuple[str, ...] = ("low", "middle", "high")) -> Any:
+    """A tiny BERT, of the class that *kind* ends."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(_WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,  # So that answers differ from one text to another.
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    return getattr(transformers, f"Bert{kind}")(config).eval()
+
+
+def _pipeline(task: str, model: Any, **arguments: Any) -> Recipe:
+    import transformers
+
+    pipeline = transformers.pipeline(task, model=model, tokenizer=_tokenizer(), device="cpu")
+    return Recipe(
+        "transformers",
+        {"transformers_model": pipeline, **arguments},
+        lambda n: {"input-0": _TEXTS[np.arange(n) % len(_TEXTS)].astype(object)},
+    )
+
+
+def _hf_classifier() -> Recipe:
+    return _pipeline("text-classification", _bert("ForSequenceClassification"))
+
+
+def _hf_filler() -> Recipe:
+    recipe = _pipeline("fill-mask", _bert("ForMaskedLM"))
+    masked = np.array(["the [MASK] sat", "a [MASK] day on the mat", "[MASK] runs"], object)
+    return replace(recipe, rows=lambda n: {"input-0": masked[np.arange(n) % len(masked)]})
+
+
+def _hf_tagger() -> Recipe:
+    return _pipeline("token-classification", _bert("ForTokenClassification"))
+
+
+def _gpt() -> Any:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(_WORDS),
+        n_positions=32,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        initializer_range=0.5,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def _hf_generator() -> Recipe:
+    """Greedy, with the number of new tokens as a parameter of the signature."""
+    text = Schema([ColSpec("string")])
+    params = ParamSchema(
+        [ParamSpec("max_new_tokens", "long", 4), ParamSpec("do_sample", "boolean", default=False)]
+    )
+    return _pipeline("text-generation", _gpt(), signature=ModelSignature(text, text, params))
+
+
+_TRANSFORMERS: dict[str, Callable[[], Recipe]] = {
+    "hf_classifier": _hf_classifier,
+    "hf_filler": _hf_filler,
+    "hf_tagger": _hf_tagger,
+    "hf_generator": _hf_generator,
+}
+
+RECIPES = {**_KERAS, **_TRANSFORMERS}
 
 
 def _names() -> tuple[str, ...]:
     """Those whose framework is installed."""
-    return tuple(_KERAS) if find_spec("keras") else ()
+    frameworks = {"keras": _KERAS, "transformers": _TRANSFORMERS}
+    return tuple(
+        name for module, recipes in frameworks.items() if find_spec(module) for name in recipes
+    )
 
 
 NAMES = _names()

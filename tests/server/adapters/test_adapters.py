@@ -15,6 +15,7 @@ import deep_models
 import models
 from headrace.datatypes import datatype_of
 from headrace_server.adapters import Adapter, LoadError, adapter_of
+from headrace_server.adapters.base import default_params
 from headrace_server.adapters.probe import Probe, probe
 from headrace_server.devices import open_device
 from models import Tensors
@@ -83,7 +84,7 @@ def test_stage_launch_and_finish_make_the_same_answer_as_predict(name: str) -> N
     adapter = shared(name)
     tensors = models.model(name).rows(1)
 
-    launched = adapter.launch(adapter.stage(tensors))
+    launched = adapter.launch(adapter.stage(tensors), default_params(adapter.signature))
 
     assert_same(adapter.finish(launched), adapter.predict(tensors))
 
