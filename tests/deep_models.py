@@ -4,7 +4,7 @@ These frameworks take seconds to import: that is done when a recipe is used.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +14,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
-from models import Recipe, Tensors
+from models import Recipe, Tensors, scratch
 
 # Before an import of Keras; where both are installed TensorFlow's tests say otherwise.
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -125,7 +125,13 @@ _WORDS = (
         ".",
     ),
 )
-_TEXTS = np.array(["the cat sat on a mat", "a good day", "bad cats", "this is the day . a bad day"])
+_TEXTS = np.array(
+    ["the cat sat on a mat", "a good day", "bad cats", "this is the day . a bad day"], object
+)
+
+
+def _texts(count: int) -> Tensors:
+    return {"input-0": _TEXTS[np.arange(count) % len(_TEXTS)]}
 
 
 def _tokenizer() -> Any:
@@ -159,11 +165,7 @@ def _pipeline(task: str, model: Any, **arguments: Any) -> Recipe:
     import transformers
 
     pipeline = transformers.pipeline(task, model=model, tokenizer=_tokenizer(), device="cpu")
-    return Recipe(
-        "transformers",
-        {"transformers_model": pipeline, **arguments},
-        lambda n: {"input-0": _TEXTS[np.arange(n) % len(_TEXTS)].astype(object)},
-    )
+    return Recipe("transformers", {"transformers_model": pipeline, **arguments}, _texts)
 
 
 def _hf_classifier() -> Recipe:
@@ -215,15 +217,52 @@ _TRANSFORMERS: dict[str, Callable[[], Recipe]] = {
     "hf_generator": _hf_generator,
 }
 
-RECIPES = {**_KERAS, **_TRANSFORMERS}
+
+# sentence_transformers ---------------------------------------------------------------------------
 
 
-def _names() -> tuple[str, ...]:
-    """Those whose framework is installed."""
-    frameworks = {"keras": _KERAS, "transformers": _TRANSFORMERS}
-    return tuple(
-        name for module, recipes in frameworks.items() if find_spec(module) for name in recipes
+def sentence_model() -> Any:
+    """A tiny BERT and the mean of its tokens."""
+    import sentence_transformers
+    from sentence_transformers import models as parts
+
+    folder = scratch() / "bert"
+    _bert("Model").save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    bert = parts.Transformer(str(folder))
+    return sentence_transformers.SentenceTransformer(
+        modules=[bert, parts.Pooling(16)], device="cpu"
     )
 
 
-NAMES = _names()
+def _st_mean() -> Recipe:
+    return Recipe("sentence_transformers", {"model": sentence_model()}, _texts)
+
+
+def _st_unit() -> Recipe:
+    """The length of a vector is a parameter of the signature."""
+    model = sentence_model()
+    params = ParamSchema([ParamSpec("normalize_embeddings", "boolean", default=True)])
+    outputs = Schema([MlflowTensorSpec(np.dtype("float32"), (-1, 16), "vector")])
+    signature = ModelSignature(Schema([ColSpec("string")]), outputs, params)
+    return Recipe("sentence_transformers", {"model": model, "signature": signature}, _texts)
+
+
+_SENTENCES: dict[str, Callable[[], Recipe]] = {"st_mean": _st_mean, "st_unit": _st_unit}
+
+RECIPES = {**_KERAS, **_TRANSFORMERS, **_SENTENCES}
+
+
+def _names() -> Iterator[str]:
+    """Those whose framework is installed."""
+    recipes = {
+        "keras": _KERAS,
+        "transformers": _TRANSFORMERS,
+        "sentence_transformers": _SENTENCES,
+    }
+    for module, names in recipes.items():
+        if find_spec(module):
+            yield from names
+
+
+NAMES = tuple(_names())
