@@ -71,7 +71,7 @@ class House:
             cast("Librarian", self.shelf),
             self.pool,
             self.completions,
-            settings_of=lambda *_: ModelSettings(**how),
+            settings_of=lambda *_: ModelSettings(**{"trial": False, **how}),
             device="cpu",
             drain_s=drain_s,
         )

@@ -18,9 +18,9 @@ from headrace.signature import Signature
 from ..completions import Completions
 from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, RegistryUnavailable
 from ..frames import Frame, Kind
-from ..instances.process import Process, Spawner
+from ..instances.process import Process, Spawner, python_of_ours
 
-_MODULE = "headrace_server.librarian"
+_COMMAND = python_of_ours("headrace_server.librarian")
 _ENDED = "the librarian process ended before it had answered: retry"
 
 _ERRORS: dict[str, type[HeadraceError]] = {
@@ -180,7 +180,7 @@ class Librarian:
                 process = self._process = Process(
                     self._spawner,
                     self._completions,
-                    _MODULE,
+                    _COMMAND,
                     self._arguments,
                     on_frame=self._on_frame,
                     on_end=lambda: self._on_end(process),

@@ -15,6 +15,7 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature
 
 from ..completions import Completions
+from ..granted import memory_of_host
 from ..instances.group import Instance, InstanceGroup, Slot
 from ..instances.placement import placed
 from ..instances.pool import WorkerPool
@@ -69,8 +70,13 @@ class Loader:
         self._on_change = on_change
         self._lock = threading.Lock()
 
-    def start(self, model: ModelVersion, fetched: Fetched) -> None:
+    def start(self, model: ModelVersion, fetched: Fetched, command: Sequence[str] = ()) -> None:
         """Load *fetched* in workers, probe it and warm it up; then *model* is ready.
+
+        Args:
+            model: What becomes ready.
+            fetched: Its files.
+            command: What runs its workers; empty for our own Python.
 
         Raises:
             LoadFailed: It cannot be loaded; nothing of it is left.
@@ -87,17 +93,21 @@ class Loader:
             "example": fetched.example,
             "method": settings.method,
             "exec_ms_max": settings.exec_ms_max,
+            "load_s_max": settings.load_s_max,
+            "load_bytes_max": settings.load_bytes_max or memory_of_host().left // 2,
             "threads": self._pool.threads_per_call,
             "sizes": settings.row_sizes,
             "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
         }
         # Modules that a model ships collide with another model's of the same name.
-        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
+        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
             for device in devices:
+                is_tried = started or not settings.trial
+                start = self._pool.start if is_tried else self._pool.try_out
                 # One by one: of those that began before another could not, none may be forgotten.
-                started.append(self._pool.start(spec, device, is_own=is_own))  # noqa: PERF401
+                started.append(start(spec, device, is_own=is_own, command=command))
             reports = [loaded.found.result() for _, loaded in started]
             found = reports[0]
             declared = found["signature"]
@@ -114,6 +124,7 @@ class Loader:
         model.device = ", ".join(dict.fromkeys(report["device"] for report in reports))
         model.note = found["why"]
         model.warm_s = found["warm_s"]
+        model.memory_bytes = found["memory_bytes"]
         self._attach(model, started, splits=found["splits"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:

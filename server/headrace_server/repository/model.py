@@ -56,6 +56,7 @@ class ModelVersion:
         is_batchable: Whether its requests share batches.
         note: What the probe at load found worth telling.
         warm_s: How long running every allowed size took at load (seconds).
+        memory_bytes: By how much the process of its first instance grew over the load.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ModelVersion:
     is_batchable: bool = True
     note: str = ""
     warm_s: float = 0.0
+    memory_bytes: int = 0
     group: InstanceGroup | None = None
     _scheduler: Scheduler[Slot] | None = None
     _keys: dict[object, BatchKey] = field(default_factory=dict)

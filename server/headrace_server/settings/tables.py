@@ -104,6 +104,12 @@ class ModelSettings(Table):
         method: The method to call instead of the one MLflow's predict_fn names.
         deterministic: Whether a batch may run again, whole or in pieces, that has failed.
         exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
+        load_s_max: How long the model may load before its worker counts as hung, in seconds.
+        load_bytes_max: How much memory the model may take to load, where it is tried out; 0 for
+            half of what is left.
+        trial: Whether the model is loaded first in a process where it can harm no other one.
+        environment: Where its packages come from: "daemon" for the daemon's own environment,
+            "model" for one made from the model's requirements.
         device: Where it computes, several GPUs separated by commas; empty for the server's own
             setting.
         worker: "shared", or "own" for a process of its own.
@@ -148,6 +154,10 @@ class ModelSettings(Table):
     ] = ""
     deterministic: Annotated[bool, Mark.BY_TAG] = True
     exec_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
+    load_s_max: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 600.0
+    load_bytes_max: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    trial: bool = True
+    environment: Literal["daemon", "model"] = "daemon"
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?(,cuda:[0-9]+)*)?$"),

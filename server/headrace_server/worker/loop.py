@@ -34,6 +34,7 @@ from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..errors import without_paths
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
+from ..heap import own_bytes
 from ..types import Instants
 from .tensors import read_inputs, write_outputs
 
@@ -100,15 +101,16 @@ class InstanceThread:
             self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
 
     def _main(self) -> None:
-        instance = self._spec["instance"]
+        instance, frames = self._spec["instance"], self._frames
         try:
             with _LOADING:
+                frames.send_json(Kind.LOADING, {"instance": instance})
                 adapter = self._load()
         except BaseException as error:  # noqa: BLE001 - sys.exit at load too: the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
                 log("error", "load_failed", error, model=self._spec["name"])
             failure = {"instance": instance, "message": _outward(_text_of(error))}
-            self._frames.send_json(Kind.LOAD_FAILED, failure)
+            frames.send_json(Kind.LOAD_FAILED, failure)
             return
         try:
             self._serve(adapter)
@@ -122,6 +124,7 @@ class InstanceThread:
     def _load(self) -> Adapter:
         spec = self._spec
         began = time.monotonic()
+        bytes_before = own_bytes()
         signature = spec["signature"]
         example = _read_example(spec["example"])
         artifact = Artifact(
@@ -165,6 +168,7 @@ class InstanceThread:
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
                 "warm_s": warm_s,
+                "memory_bytes": max(own_bytes() - bytes_before, 0),
             },
         )
         return adapter

@@ -99,11 +99,11 @@ def test_a_version_that_is_none_takes_no_other_finding_along(
 def test_a_framework_that_is_installed_tells_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "not installed" in named(check_software(Setup()), "catboost").text
-    distribution(tmp_path, "catboost", "1.2.8")
+    assert "not installed" in named(check_software(Setup()), "tensorflow").text
+    distribution(tmp_path, "tensorflow", "1.2.8")
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert named(check_software(Setup()), "catboost").text == "1.2.8"
+    assert named(check_software(Setup()), "tensorflow").text == "1.2.8"
 
 
 def test_two_packages_that_overwrite_each_other_are_a_problem(
