@@ -2,8 +2,3 @@
 
 No framework is asked: the daemon imports none, and a CUDA context of its own would cost memory.
 """
-
-from .nvml import Gpu, Gpus, Reading, find_gpus
-from .visible import Card, visible
-
-__all__ = ["Card", "Gpu", "Gpus", "Reading", "find_gpus", "visible"]

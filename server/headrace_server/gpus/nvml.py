@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +67,7 @@ class Gpus:
 
     Attributes:
         all: In CUDA's order.
+        is_known: Whether the driver was asked: else there may be more than *all*.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Gpus:
             read_s_max: How long `read` waits.
         """
         self.all = tuple(gpu for gpu, _ in handles)
+        self.is_known = nvml is not None
         self._nvml = nvml
         self._handles = tuple(handles)
         self._read_s_max = read_s_max
@@ -157,7 +160,7 @@ def find_gpus(environ: Mapping[str, str] = os.environ, nvml: Any = None) -> Gpus
     """
     if nvml is None:
         try:
-            import pynvml as nvml  # noqa: PLC0415 - an extra brings it.
+            nvml = import_module("pynvml")
         except ModuleNotFoundError:
             _log.info("no_gpus", why='pynvml is not installed: pip install "headrace[gpu]"')
             return Gpus()

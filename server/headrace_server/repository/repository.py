@@ -23,6 +23,7 @@ from ..errors import (
     ModelNotFound,
     without_paths,
 )
+from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
@@ -69,6 +70,7 @@ class Repository:
         *,
         settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        bookings: Bookings | None = None,
         drain_s: float = 30.0,
         is_strict: bool = False,
     ) -> None:
@@ -80,6 +82,7 @@ class Repository:
             completions: Follows the queues.
             settings_of: The settings of a served name whose version bears these tags.
             device: For models that name none.
+            bookings: Whether there is room on GPUs; None where none are known.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
         """
@@ -89,7 +92,13 @@ class Repository:
         self._drain_s = drain_s
         self._is_strict = is_strict
         self._demanded: frozenset[str] = frozenset()
-        self._loader = Loader(pool, completions, device=device, on_change=self._changed)
+        self._loader = Loader(
+            pool,
+            completions,
+            device=device,
+            bookings=bookings or Bookings(),
+            on_change=self._changed,
+        )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
         self._models: dict[str, tuple[ModelVersion, ...]] = {}

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 import fake_nvml
 from fake_nvml import FakeCard, FakeNvml
-from headrace_server.gpus import Gpus, find_gpus
+from headrace_server.gpus.nvml import Gpus, find_gpus
 
 L4, L4_TOO = FakeCard("GPU-1"), FakeCard("GPU-2", used=5 << 30)
 A100 = FakeCard(

@@ -1,11 +1,13 @@
 """Which GPUs CUDA shows: its rules for CUDA_VISIBLE_DEVICES."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace_server.gpus import Card, visible
+from headrace_server.gpus.visible import Card, visible
 
 A, B, C = "GPU-5f3a-aa", "GPU-5f3b-bb", "GPU-77cc-cc"
 WHOLE = (Card(A), Card(B), Card(C))
@@ -74,12 +76,12 @@ def test_whole_cards_are_those_that_torch_expects_of_cuda(said: str) -> None:
     """torch reads the variable itself, to count GPUs without waking them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", said)
-        parsed = torch.cuda._parse_visible_devices()
+        parsed: list[Any] = list(torch.cuda._parse_visible_devices())
     uuids = [A, B, C]
     if parsed and isinstance(parsed[0], str):
         numbers = torch.cuda._transform_uuid_to_ordinals(parsed, uuids)
     else:
-        beyond = next((at for at, number in enumerate(parsed) if int(number) >= 3), len(parsed))
-        numbers = [int(number) for number in parsed[:beyond]]
+        beyond = next((at for at, number in enumerate(parsed) if number >= 3), len(parsed))
+        numbers = parsed[:beyond]
 
     assert visible(said, WHOLE) == tuple(uuids[number] for number in numbers)
