@@ -93,6 +93,13 @@ bench: setup
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
 
+# Into an environment with CUDA builds: they are what `make setup` finds without an index of CPU builds.
+gpu-check: setup
+	$(BIN)/python -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else \
+		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
+	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
+	$(BIN)/python benchmarks/gpu.py
+
 protos: setup
 	$(BIN)/python protos/generate.py
 

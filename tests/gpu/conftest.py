@@ -16,7 +16,6 @@ from headrace_server.devices import DeviceUnavailable, open_device
 from headrace_server.gpus.nvml import Gpus, find_gpus
 from networks import GpuHouse
 
-
 # As in the workers: CUDA counts GPUs as the driver does. It looks here once, at its start.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 

@@ -81,7 +81,7 @@ def test_after_an_assertion_of_the_device_the_worker_is_replaced_and_others_are_
     end = house.reply.wait_for(guilty)
 
     assert isinstance(end, HeadraceError)
-    # Where the model takes more than ten seconds to be loaded anew, nobody knows whose fault it was.
+    # Where the model takes more than ten seconds to load, nobody finds out whose fault it was.
     assert end.code in {"INTERNAL", "UNAVAILABLE"}
     with house.changed:
         assert house.changed.wait_for(

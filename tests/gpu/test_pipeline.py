@@ -1,5 +1,6 @@
 """Pipeline: copies and computation at once, CUDA graphs, page-locked memory."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_the_memory_that_daemon_and_worker_share_can_be_page_locked(gpu: str) ->
     """What copies at full speed rest on: CUDA takes memory of a memfd as it takes any other."""
     nbytes = 32 << 20
     arena = Arena(nbytes)
-    view = ArenaView(arena.fd, arena.nbytes)
+    view = ArenaView(os.dup(arena.fd), arena.nbytes)
     tensor = torch.frombuffer(view.memory, dtype=torch.uint8)
     tensor.fill_(7)
     cuda: Any = torch.cuda
