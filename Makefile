@@ -16,13 +16,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers soak bench gpu-check protos clean
+.PHONY: help setup demo check format test test-faults test-strangers test-environments soak bench gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
+	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
@@ -81,6 +82,9 @@ $(PROTOBUF7)/installed: pyproject.toml
 	$(PROTOBUF7)/bin/python $(NEWEST) --editable ".[demo,test]" $(TORCH) "protobuf>=7" \
 		grpcio grpcio-health-checking grpcio-reflection
 	@touch $@
+
+test-environments: setup
+	$(BIN)/python -m pytest -m environments tests/environments
 
 soak: setup
 	$(BIN)/python -m pytest -m soak -s tests/soak

@@ -19,6 +19,7 @@ from headrace_server.instances.process import Spawner
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
 from headrace_server.repository.model import ModelVersion
 from headrace_server.repository.repository import Repository
+from headrace_server.repository.tried import Tried
 from headrace_server.settings import ModelSettings
 from headrace_server.types import InputLayout, Request
 
@@ -82,6 +83,7 @@ class House:
             settings_of=lambda *_: ModelSettings(**{"trial": False, **how}),
             device="cpu",
             bookings=bookings,
+            tried=Tried(str(directory / "tried")),
             drain_s=drain_s,
         )
         self.changed = threading.Condition()

@@ -25,6 +25,7 @@ from .instances.process import Spawner
 from .metrics import Metrics
 from .repository.librarian import Librarian
 from .repository.repository import Repository
+from .repository.tried import Tried
 from .service import Service
 from .settings import ModelSettings, Settings, shown_uri
 from .transport.choice import is_loopback
@@ -170,6 +171,7 @@ class Daemon:
             settings_of=self._settings_of,
             device=_default_device(settings.device, gpus),
             bookings=Bookings(gpus, settings.memory_fraction),
+            tried=Tried(os.path.join(settings.cache_dir, "tried")),
             drain_s=settings.drain_s,
             is_strict=settings.strict_readiness,
         )

@@ -35,6 +35,11 @@ class Booking:
     used_before: Mapping[str, int] = field(default_factory=dict)
     is_alone: bool = True
 
+    @property
+    def is_on_gpus(self) -> bool:
+        """Whether one of its devices is a GPU whose memory is known."""
+        return not self.used_before.keys().isdisjoint(self.devices)
+
 
 class Bookings:
     """All bookings of the daemon. Methods may be called from any thread."""

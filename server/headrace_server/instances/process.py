@@ -13,6 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
+
+import headrace
 
 from ..completions import Completions
 from ..frames import Frame, FrameSocket, Kind
@@ -26,6 +29,13 @@ def python_of_ours(module: str) -> list[str]:
     """The command that runs *module* in the environment of this process."""
     # -P: the directory we were started in must not shadow a module of the child's.
     return [sys.executable, "-P", "-m", module]
+
+
+def python_of(interpreter: str) -> list[str]:
+    """The command that runs a worker under the Python *interpreter* of another environment."""
+    boot = Path(__file__).parents[1] / "worker" / "boot.py"
+    contract = Path(headrace.__file__).parent
+    return [interpreter, "-I", str(boot), str(contract)]
 
 
 class Spawner:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..childlog import log, log_uncaught
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _CALLS_AT_ONCE = 8
 # Requests come first: loading a model must not slow down those that serve.
 _NICENESS = 10
+_LINE_CHARS_MAX = 200
 
 _KINDS: dict[type[HeadraceError], str] = {
     ModelNotFound: "not_found",
@@ -86,8 +88,12 @@ def _answer(frames: FrameSocket, registry: "Future[Registry]", question: dict[st
         report = {"id": number, "done": done, "total": total, "what": "download"}
         _send(frames, Kind.PROGRESS, report)
 
+    def say(line: str) -> None:
+        report = {"id": number, "what": "environment", "line": line[:_LINE_CHARS_MAX]}
+        _send(frames, Kind.PROGRESS, report)
+
     try:
-        answer = {"ok": _result(registry.result(), question, progress)}
+        answer = {"ok": _result(registry.result(), question, progress, say)}
     except Exception as error:  # noqa: BLE001 - every question gets its answer.
         answer = {"error": _error(error, question["op"])}
     _send(frames, Kind.ANSWER, {"id": number, **answer})
@@ -100,7 +106,10 @@ def _send(frames: FrameSocket, kind: Kind, body: dict[str, Any]) -> None:
 
 
 def _result(
-    registry: "Registry", question: dict[str, Any], progress: Callable[[int, int | None], None]
+    registry: "Registry",
+    question: dict[str, Any],
+    progress: Callable[[int, int | None], None],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     match question["op"]:
         case "resolve":
@@ -109,6 +118,14 @@ def _result(
             return {"uris": registry.list_models()}
         case "fetch":
             return registry.fetch(question["source"], progress).to_json()
+        case "environment":
+            found = registry.environments.of(
+                Path(question["path"]),
+                say,
+                installer=question["installer"],
+                s_max=question["s_max"],
+            )
+            return asdict(found)
         case other:
             raise InvalidRequest(f"the librarian knows no operation {other!r}")
 

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from .cache import Cache, digest_of
 from .download import Progress, download, listing
+from .environment import Environments
 from .example import write_example
 from .mlmodel import describe, load
 from .reference import (
@@ -46,6 +47,7 @@ from .reference import (
     name_of,
     parse,
 )
+from .requirements import Requirements
 
 # The alias that "serve everything" prefers.
 _CHAMPION = "champion"
@@ -91,6 +93,7 @@ class Fetched:
         example: Path of its input example as named tensors, or None.
         has_code: Whether modules were logged with it.
         mlflow_version: What it was logged with; empty where it does not say.
+        mismatches: Its requirements that the daemon's environment does not meet.
     """
 
     path: str
@@ -102,6 +105,7 @@ class Fetched:
     example: str | None
     has_code: bool
     mlflow_version: str
+    mismatches: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -114,9 +118,14 @@ def _silent(done: int, total: int | None) -> None:
 
 
 class Registry:
-    """A tracking server or database, and our cache of its models. Safe from several threads."""
+    """A tracking server or database, and our cache of its models. Safe from several threads.
+
+    Attributes:
+        environments: Those made from models' requirements.
+    """
 
     def __init__(self, tracking_uri: str, cache_dir: str) -> None:
+        self.environments = Environments(Path(cache_dir) / "environments")
         self._tracking_uri = tracking_uri
         self._is_remote = tracking_uri.startswith(("http://", "https://"))
         self._cache = Cache(cache_dir)
@@ -186,6 +195,7 @@ class Registry:
             example=str(example) if example.exists() else None,
             has_code=description.has_code,
             mlflow_version=description.mlflow_version,
+            mismatches=Requirements.of(files).mismatches(),
         )
 
     # What a reference stands for.

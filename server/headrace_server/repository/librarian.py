@@ -6,7 +6,7 @@ a new process, and then fail as unreachable; what is loaded keeps serving.
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +66,7 @@ class Fetched:
         pyfunc: The python_function entry; empty where there is none.
         signature: None where it has none.
         example: Path of its input example as named tensors, or None.
+        mismatches: Its requirements that our environment does not meet.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Fetched:
     pyfunc: dict[str, Any]
     signature: Signature | None
     example: str | None
+    mismatches: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,26 @@ class Librarian:
             pyfunc=answer["pyfunc"],
             signature=None if signature is None else Signature.from_json(signature),
             example=answer["example"],
+            mismatches=answer["mismatches"],
         )
+
+    def environment(
+        self, path: str, progress: Progress | None = None, *, installer: str, s_max: float
+    ) -> str:
+        """The Python of an environment made from the requirements of the model at *path*.
+
+        Args:
+            path: A fetched model's directory.
+            progress: Told each line that the installer prints.
+            installer: What makes it: "uv", "pip" or "auto".
+            s_max: How long that may take (seconds).
+
+        Raises:
+            LoadFailed: It cannot be made.
+        """
+        asked = {"path": path, "installer": installer, "s_max": s_max}
+        python: str = self._ask("environment", progress, **asked)["python"]
+        return python
 
     def close(self) -> None:
         """End the process; open questions fail."""

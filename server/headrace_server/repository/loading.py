@@ -31,6 +31,7 @@ from ..scheduler.servicetimes import ServiceTimes
 from ..settings import ModelSettings
 from .librarian import Fetched
 from .model import ModelVersion, State
+from .tried import Tried, trial_key
 
 # Room for the outputs of a model whose outputs are not known, and for one BYTES element.
 _OUT_BYTES_UNKNOWN = 64 * 1024
@@ -56,6 +57,7 @@ class Loader:
         *,
         device: str,
         bookings: Bookings,
+        tried: Tried,
         on_change: Callable[[], None],
     ) -> None:
         """Load into the workers of *pool*.
@@ -65,6 +67,7 @@ class Loader:
             completions: Follows the queues.
             device: For models that name none.
             bookings: Whether there is room on GPUs.
+            tried: Remembers which models have been loaded without harm.
             on_change: Told whenever a model's readiness may have changed, on any thread.
         """
         self.schedulers: tuple[Scheduler[Slot], ...] = ()
@@ -74,6 +77,7 @@ class Loader:
         self._bookings = bookings
         # What instances of files, by their digest, were seen to need on a GPU.
         self._needs: dict[str, int] = {}
+        self._tried = tried
         self._on_change = on_change
         self._lock = threading.Lock()
 
@@ -91,6 +95,7 @@ class Loader:
         settings = model.settings
         spec = {
             "name": model.name,
+            "is_told": False,
             "flavor": fetched.flavor,
             "path": fetched.path,
             "config": fetched.config,
@@ -117,11 +122,14 @@ class Loader:
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
             for device in booking.devices:
-                is_tried = started or not settings.trial
-                start = self._pool.start if is_tried else self._pool.try_out
+                key = trial_key(fetched.digest, spec, device, command)
+                is_trial = settings.trial and not started and not self._tried.has(key)
+                start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(start(spec, device, is_own=is_own, command=command))
-                if not is_tried:
+                if is_trial:
+                    self._tried.note(key)
+                if len(started) == 1 and booking.is_on_gpus:
                     # What the first one took tells whether the others fit.
                     started[0][1].found.result()
                     self._bookings.measure(booking, 1)
@@ -181,8 +189,6 @@ class Loader:
         if model.device == "cpu":
             self._bookings.release(booking)
             return
-        if not model.settings.trial:
-            self._bookings.measure(booking, len(booking.devices))
         self._bookings.settle(booking)
         self._needs[fetched.digest] = booking.each_bytes
         model.booking = booking

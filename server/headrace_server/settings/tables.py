@@ -110,6 +110,8 @@ class ModelSettings(Table):
         trial: Whether the model is loaded first in a process where it can harm no other one.
         environment: Where its packages come from: "daemon" for the daemon's own environment,
             "model" for one made from the model's requirements.
+        environment_installer: What makes that one; auto is uv where it is installed, else pip.
+        environment_s_max: How long that may take, in seconds.
         device: Where it computes, several GPUs separated by commas; empty for the server's own
             setting.
         worker: "shared", or "own" for a process of its own.
@@ -158,6 +160,8 @@ class ModelSettings(Table):
     load_bytes_max: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     trial: bool = True
     environment: Literal["daemon", "model"] = "daemon"
+    environment_installer: Literal["auto", "uv", "pip"] = "auto"
+    environment_s_max: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 3600.0
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?(,cuda:[0-9]+)*)?$"),

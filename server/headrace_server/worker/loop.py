@@ -139,7 +139,7 @@ class InstanceThread:
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
         adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
-        if artifact.signature is not None and artifact.signature.params:
+        if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
         adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
@@ -273,7 +273,8 @@ def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     except DeviceUnavailable as error:
         if not spec["may_use_cpu"]:
             raise
-        log("warning", "no_gpu", model=spec["name"], why=str(error))
+        if not spec["is_told"]:
+            log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
 
 

@@ -125,6 +125,7 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
         "example",
         "has_code",
         "mlflow_version",
+        "mismatches",
     }
     assert Path(fetched["path"]).parent == tmp_path / "cache" / fetched["digest"]
     assert fetched["signature"]["inputs"][0] == {
