@@ -19,7 +19,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 	$(wildcard tests/conformance)
 
 .PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
-	soak bench bench-flavors protos clean
+	soak bench bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -29,9 +29,10 @@ help:
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
-	@echo "make check   format, lint, types, import contracts, generated files"
+	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
 	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
+	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -55,6 +56,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint Dockerfile.gpu
 
 format: setup
 	$(BIN)/ruff format .
@@ -114,6 +116,13 @@ bench: setup
 
 bench-flavors: setup
 	$(BIN)/python benchmarks/flavors.py
+
+# Into an environment with CUDA builds: they are what `make setup` finds without an index of CPU builds.
+gpu-check: setup
+	$(BIN)/python -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else \
+		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
+	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
+	$(BIN)/python benchmarks/gpu.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -202,7 +202,7 @@ class WorkerPool:
             self._spawner,
             self._completions,
             arena_bytes_max=self._arena_bytes_max,
-            environment=_thread_limits(self.threads_per_call),
+            environment=_gpu_order() | _thread_limits(self.threads_per_call),
             on_end=self._supervisor.note_end,
             is_trial=is_trial,
             command=command,
@@ -214,6 +214,11 @@ class WorkerPool:
     def _close(self, worker: Worker) -> None:
         self._completions.unfollow(worker)
         worker.close()
+
+
+def _gpu_order() -> dict[str, str]:
+    """Environment that has CUDA number GPUs as the driver and nvidia-smi do, unless told else."""
+    return {"CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -264,16 +264,17 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     """The device that was asked for; "auto" is the first GPU.
 
-    An adapter that cannot use an accelerator gets the CPU, whatever was asked for.
+    An adapter that cannot use an accelerator gets the CPU, whatever was asked for; so does one
+    whose device the operator did not name.
     """
     name, threads = spec["device"], spec["threads"]
     if not is_accelerated:
         return open_device("cpu", threads)
-    if name != "auto":
-        return open_device(name, threads)
     try:
-        return open_device("cuda:0", threads)
+        return open_device("cuda:0" if name == "auto" else name, threads)
     except DeviceUnavailable as error:
+        if not spec["may_use_cpu"]:
+            raise
         if not spec["is_told"]:
             log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
