@@ -53,7 +53,9 @@ def _entries(directory: str, source: str) -> Iterator[tuple[str, bool]]:
     waiting = [(directory, frozenset({os.path.realpath(directory)}))]
     while waiting:
         folder, above = waiting.pop()
-        for entry in os.scandir(folder):
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+        for entry in entries:
             count += 1
             if count > _ENTRIES_MAX:
                 raise LoadFailed(f"{source} holds more than {_ENTRIES_MAX} files: it is no model")

@@ -358,7 +358,7 @@ class Registry:
                     f"{source} is refused: its files are in {location}, and "
                     f"{self._allowed_sources()}"
                 )
-            if directory is None:
+            if directory is None or not os.path.isdir(directory):
                 return location
             for name, target in links_out(directory, source).items():
                 if not self._rules.pickle:

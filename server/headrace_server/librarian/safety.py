@@ -158,7 +158,7 @@ def _xgboost(config: Mapping[str, Any], directory: Path) -> None:
 def _lightgbm(config: Mapping[str, Any], directory: Path) -> None:
     model_class = config.get("model_class", _LIGHTGBM_BOOSTER)
     if model_class != _LIGHTGBM_BOOSTER:
-        raise _Refused(f"its lightgbm model, a {model_class}, is pickled: only a Booster is text")
+        raise _Refused(f"its lightgbm model is a {model_class}: only a Booster is text")
     _named(config, "data", directory)
 
 
