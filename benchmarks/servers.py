@@ -117,7 +117,7 @@ def control(core: int, transport: str, *arguments: str) -> Iterator[Server]:
 
 @contextmanager
 def daemon(
-    core: int,
+    core: int | None,
     tracking_uri: str,
     uris: Sequence[str],
     transport: str,
@@ -127,7 +127,7 @@ def daemon(
     """The installed headrace, ready to serve *uris*.
 
     Args:
-        core: Where all its processes run.
+        core: Where all its processes run; None for wherever the kernel puts them.
         tracking_uri: Its registry.
         uris: What it serves.
         transport: "native" or "grpcio".
@@ -150,9 +150,9 @@ def daemon(
             process.wait(30)
 
 
-def pin(core: int) -> list[str]:
-    """What a command begins with that has only *core*."""
-    return ["taskset", "-c", str(core)]
+def pin(core: int | None) -> list[str]:
+    """What a command begins with that has only *core*; nothing where it is None."""
+    return [] if core is None else ["taskset", "-c", str(core)]
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int]:

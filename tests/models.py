@@ -1,7 +1,8 @@
 """Models: tiny ones, trained or built in a moment, saved as MLflow saves them.
 
 `model(name)` is a saved model with rows to ask and the answers to expect; each is built once per
-session. Those that only MLflow's python_function can load stand in pyfunc_models.py.
+session. Those that only MLflow's python_function can load stand in pyfunc_models.py, those of the
+frameworks of deep learning that take seconds to import in deep_models.py.
 `log(name, ...)` registers the same model in a store, for tests that begin with a URI.
 """
 
@@ -34,7 +35,7 @@ from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
 from headrace.datatypes import datatype_of
-from headrace.signature import Signature, TensorSpec
+from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace_server.adapters import Artifact
 from headrace_server.librarian.mlmodel import describe
 
@@ -93,7 +94,7 @@ class Model:
         elif isinstance(answer, pd.DataFrame):
             named = {str(name): answer[name].to_numpy() for name in answer.columns}
         else:
-            named = {"output-0": answer}
+            named = {"output-0": np.array(answer, object) if isinstance(answer, list) else answer}
         signature = self.artifact.signature
         if signature is not None and len(signature.outputs) == len(named):
             names = [spec.name for spec in signature.outputs]
@@ -119,9 +120,10 @@ def recipe_of(name: str) -> Recipe:
     """How to save the model called *name*."""
     if name in RECIPES:
         return RECIPES[name]()
+    import deep_models
     import pyfunc_models
 
-    return pyfunc_models.RECIPES[name]()
+    return {**pyfunc_models.RECIPES, **deep_models.RECIPES}[name]()
 
 
 def scratch() -> Path:
@@ -200,7 +202,13 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _signature(found: ModelSignature) -> Signature:
-    return Signature(_specs(found.inputs, "input"), _specs(found.outputs, "output"))
+    params = () if found.params is None else tuple(map(_param, found.params.params))
+    return Signature(_specs(found.inputs, "input"), _specs(found.outputs, "output"), params)
+
+
+def _param(item: Any) -> ParamSpec:
+    shape = None if item.shape is None else tuple(item.shape)
+    return ParamSpec(item.name, item.dtype.name, item.default, shape)
 
 
 def _specs(schema: Schema | None, prefix: str) -> tuple[TensorSpec, ...]:
@@ -216,6 +224,8 @@ def _specs(schema: Schema | None, prefix: str) -> tuple[TensorSpec, ...]:
 
 
 def _pyfunc_input(tensors: Tensors, signature: Signature | None) -> Any:
+    if list(tensors) == ["input-0"] and tensors["input-0"].dtype == object:
+        return tensors["input-0"].tolist()
     if signature is not None and all(spec.is_column for spec in signature.inputs):
         return pd.DataFrame(tensors)
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors

@@ -1,4 +1,4 @@
-"""One suite for every adapter and every model of models.py."""
+"""One suite for every adapter and every model of models.py and deep_models.py."""
 
 import functools
 import gc
@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import deep_models
 import models
 from headrace.datatypes import datatype_of
 from headrace_server.adapters import Adapter, LoadError, adapter_of
+from headrace_server.adapters.base import default_params
 from headrace_server.adapters.probe import Probe, probe
 from headrace_server.devices import open_device
 from models import Tensors
@@ -52,7 +54,8 @@ def assert_same(answer: Tensors, expected: Tensors) -> None:
             assert array.tolist() == expected[name].tolist(), name
 
 
-batchable = [name for name in models.NAMES if name != "torch_pt2_frozen"]
+NAMES = (*models.NAMES, *deep_models.NAMES)
+batchable = [name for name in NAMES if name != "torch_pt2_frozen"]
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -79,17 +82,17 @@ def test_rows_together_answer_as_they_do_one_by_one(name: str, rows: int) -> Non
     assert_same(together, {key: np.concatenate([s[key] for s in singles]) for key in together})
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_stage_launch_and_finish_make_the_same_answer_as_predict(name: str) -> None:
     adapter = shared(name)
     tensors = models.model(name).rows(1)
 
-    launched = adapter.launch(adapter.stage(tensors))
+    launched = adapter.launch(adapter.stage(tensors), default_params(adapter.signature))
 
     assert_same(adapter.finish(launched), adapter.predict(tensors))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_read_only_and_strided_inputs_answer_as_plain_ones_do(name: str) -> None:
     adapter = shared(name)
     tensors = models.model(name).rows(1)
@@ -102,7 +105,7 @@ def test_read_only_and_strided_inputs_answer_as_plain_ones_do(name: str) -> None
     assert_same(adapter.predict(strided), adapter.predict(tensors))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_signature_says_what_goes_in_and_comes_out(name: str) -> None:
     model = models.model(name)
     tensors = model.rows(1)
@@ -120,7 +123,7 @@ def test_the_signature_says_what_goes_in_and_comes_out(name: str) -> None:
         assert len(spec.shape) == array.ndim
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
     assert probed(name).batchable == models.model(name).is_batchable, probed(name).why
 
