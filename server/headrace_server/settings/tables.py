@@ -251,6 +251,7 @@ class ServerSettings(Table):
         port: Port to listen on; 0 for any free one.
         metrics_port: Port of the metrics endpoint; 0 for any free one.
         device: auto, cpu, cuda or cuda:N.
+        memory_fraction: Which part of a GPU's memory may be in use once a model is loaded.
         transport: Which listener takes calls; auto is native on loopback or a trusted network.
         trusted_network: Whether the network beyond loopback is safe without TLS.
         message_bytes_max: Largest message taken or sent.
@@ -279,6 +280,7 @@ class ServerSettings(Table):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"), Expected(_DEVICE)] = (
         "auto"
     )
+    memory_fraction: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.9
     transport: Literal["auto", "native", "grpcio"] = "auto"
     trusted_network: bool = False
     message_bytes_max: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 << 20

@@ -141,7 +141,7 @@ class InstanceThread:
         # MLflow's pyfunc imports whatever module the MLmodel file names.
         has_pyfunc = bool(artifact.pyfunc) and is_unpickling_allowed()
         adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
-        if artifact.signature is not None and artifact.signature.params:
+        if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
         adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
@@ -255,7 +255,9 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
     """Weak references to what *adapter* holds, where that is neither code nor a plain value."""
     references = []
     for held in vars(adapter).values():
-        if not isinstance(held, type | ModuleType | FunctionType | partial):
+        if isinstance(held, Adapter):
+            references += _references(held)
+        elif not isinstance(held, type | ModuleType | FunctionType | partial):
             with contextlib.suppress(TypeError):
                 references.append(weakref.ref(held))
     return references
@@ -264,17 +266,19 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     """The device that was asked for; "auto" is the first GPU.
 
-    An adapter that cannot use an accelerator gets the CPU, whatever was asked for.
+    An adapter that cannot use an accelerator gets the CPU, whatever was asked for; so does one
+    whose device the operator did not name.
     """
     name, threads = spec["device"], spec["threads"]
     if not is_accelerated:
         return open_device("cpu", threads)
-    if name != "auto":
-        return open_device(name, threads)
     try:
-        return open_device("cuda:0", threads)
+        return open_device("cuda:0" if name == "auto" else name, threads)
     except DeviceUnavailable as error:
-        log("warning", "no_gpu", model=spec["name"], why=str(error))
+        if not spec["may_use_cpu"]:
+            raise
+        if not spec["is_told"]:
+            log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
 
 
