@@ -125,13 +125,14 @@ def _result(
         case "fetch":
             return registry.fetch(question["source"], progress).to_json()
         case "environment":
-            found = registry.environments.of(
-                Path(question["path"]),
-                say,
-                installer=question["installer"],
-                s_max=question["s_max"],
+            return asdict(
+                registry.environment(
+                    Path(question["path"]),
+                    say,
+                    installer=question["installer"],
+                    s_max=question["s_max"],
+                )
             )
-            return asdict(found)
         case other:
             raise InvalidRequest(f"the librarian knows no operation {other!r}")
 

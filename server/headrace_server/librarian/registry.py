@@ -31,7 +31,7 @@ from ..errors import (
 )
 from .cache import Cache, digest_of
 from .download import Progress, download, listing
-from .environment import Environments
+from .environment import Environment, Environments, Say
 from .example import write_example
 from .mlmodel import Description, describe, load
 from .places import is_allowed, links_out
@@ -49,7 +49,7 @@ from .reference import (
     parse,
 )
 from .requirements import Requirements
-from .safety import Rules, judge
+from .safety import Rules, is_data, judge
 
 # The alias that "serve everything" prefers.
 _CHAMPION = "champion"
@@ -96,6 +96,7 @@ class Fetched:
         has_code: Whether modules were logged with it.
         mlflow_version: What it was logged with; empty where it does not say.
         mismatches: Its requirements that the daemon's environment does not meet.
+        is_data: Whether it is loaded without executing any code of its own.
     """
 
     path: str
@@ -108,6 +109,7 @@ class Fetched:
     has_code: bool
     mlflow_version: str
     mismatches: list[str]
+    is_data: bool
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -120,15 +122,11 @@ def _silent(done: int, total: int | None) -> None:
 
 
 class Registry:
-    """A tracking server or database, and our cache of its models. Safe from several threads.
-
-    Attributes:
-        environments: Those made from models' requirements.
-    """
+    """A tracking server or database, and our cache of its models. Safe from several threads."""
 
     def __init__(self, tracking_uri: str, cache_dir: str, rules: Rules | None = None) -> None:
         self._rules = rules or Rules()
-        self.environments = Environments(Path(cache_dir) / "environments")
+        self._environments = Environments(Path(cache_dir) / "environments")
         self._tracking_uri = tracking_uri
         self._is_remote = tracking_uri.startswith(("http://", "https://"))
         self._cache = Cache(cache_dir)
@@ -203,7 +201,21 @@ class Registry:
             has_code=description.has_code,
             mlflow_version=description.mlflow_version,
             mismatches=Requirements.of(files).mismatches(),
+            is_data=is_data(description, files),
         )
+
+    def environment(self, model: Path, say: Say, *, installer: str, s_max: float) -> Environment:
+        """An environment for the model in the directory *model*; see `Environments.of`.
+
+        Raises:
+            LoadFailed: It cannot be made, or making it might execute code that is not allowed.
+        """
+        if not self._rules.pickle:
+            raise LoadFailed(
+                'environment = "model" is refused, since allow_pickle = false: installing the '
+                "packages that a model names can execute code"
+            )
+        return self._environments.of(model, say, installer=installer, s_max=s_max)
 
     # What a reference stands for.
 

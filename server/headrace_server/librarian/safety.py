@@ -96,6 +96,16 @@ def judge(rules: Rules, model: Description, directory: Path, source: str) -> Non
         ) from None
 
 
+def is_data(model: Description, directory: Path) -> bool:
+    """Whether *model*, whose files are in *directory*, can be loaded without executing any code."""
+    try:
+        _check_code(model)
+        _check_format(model, directory)
+    except _Refused:
+        return False
+    return True
+
+
 def _needed(model: Description) -> dict[str, str]:
     """The flavors without which *model* does not load, each with what it is needed for."""
     needed = {model.flavor: f"the flavor {model.flavor}"}

@@ -69,6 +69,7 @@ class Fetched:
         signature: None where it has none.
         example: Path of its input example as named tensors, or None.
         mismatches: Its requirements that our environment does not meet.
+        is_data: Whether it is loaded without executing any code of its own.
     """
 
     path: str
@@ -79,6 +80,7 @@ class Fetched:
     signature: Signature | None
     example: str | None
     mismatches: Sequence[str] = ()
+    is_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class Librarian:
             signature=None if signature is None else Signature.from_json(signature),
             example=answer["example"],
             mismatches=answer["mismatches"],
+            is_data=answer["is_data"],
         )
 
     def environment(

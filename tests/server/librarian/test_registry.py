@@ -859,3 +859,12 @@ def test_a_server_answers_as_a_database_does(server: str, store: Store, cache: P
     by_path = registry.resolve(location)
     assert (by_path.name, by_path.source) == ("artifacts", location)
     assert registry.fetch(location).digest == fetched.digest
+
+
+def test_no_environment_is_made_where_no_code_may_run(tmp_path: Path) -> None:
+    registry = Registry("", str(tmp_path / "cache"), Rules(pickle=False))
+
+    with pytest.raises(LoadFailed, match="installing the packages that a model names can execute"):
+        registry.environment(tmp_path, print, installer="pip", s_max=1.0)
+
+    assert list(tmp_path.iterdir()) == []
