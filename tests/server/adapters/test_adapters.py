@@ -23,7 +23,10 @@ from models import Tensors
 # The adapter hides this one for its worker, but pytest resets filters before each test.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
-FRAMEWORKS = {"sklearn", "torch", "onnxruntime", "onnx", "pandas", "mlflow", "skops", "scipy"}
+FRAMEWORKS = {
+    *("sklearn", "torch", "onnxruntime", "onnx", "pandas", "mlflow", "skops", "scipy"),
+    *("keras", "tensorflow", "transformers", "sentence_transformers"),
+}
 
 
 def open_model(name: str) -> Adapter:
@@ -133,6 +136,8 @@ def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
         ("torch_pickle", "Mlp"),
         ("torch_pt2", "torch.nn.parameter.Parameter"),
         ("onnx_named", "InferenceSession"),
+        ("hf_classifier", "torch.nn.parameter.Parameter"),
+        ("st_mean", "torch.nn.parameter.Parameter"),
     ],
 )
 def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
@@ -166,6 +171,9 @@ def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
         ("torch_pickle", "torch", "torch"),
         ("torch_pt2", "torch", "torch"),
         ("onnx_named", "onnxruntime", "onnx"),
+        ("keras_dense", "keras", "keras"),
+        ("hf_classifier", "transformers", "transformers"),
+        ("st_mean", "sentence_transformers", "sentence-transformers"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -189,6 +197,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         ("iris_pipeline", "pickled_model"),
         ("torch_pt2", "model_data"),
         ("onnx_named", "data"),
+        ("keras_dense", "data"),
+        ("hf_classifier", "model_binary"),
     ],
 )
 def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None:
@@ -213,6 +223,9 @@ def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None
         ("torch_pickle", "data/model.pth"),
         ("torch_pt2", "data/model.pt2"),
         ("onnx_named", "model.onnx"),
+        ("keras_dense", "data/model.keras"),
+        ("hf_classifier", "model/model.safetensors"),
+        ("st_mean", "model.sentence_transformer/modules.json"),
     ],
 )
 def test_a_file_of_something_else_does_not_load(name: str, file: str, tmp_path: Path) -> None:
@@ -231,6 +244,8 @@ def test_adapters_import_no_framework_before_they_load() -> None:
     script = (
         "import json, sys\n"
         "from headrace_server.adapters import onnx, probe, pytorch, sklearn\n"
+        "from headrace_server.adapters import keras, tensorflow\n"
+        "from headrace_server.adapters import sentence_transformers, transformers\n"
         "from headrace_server.devices import open_device\n"
         "open_device('cpu')\n"
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
