@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.datatypes import datatype_of
+from headrace.elements import encode_elements
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -171,10 +173,12 @@ def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int
 def body(model: str, inputs: dict[str, np.ndarray]) -> bytes:
     """A ModelInferRequest for *model*."""
     request = ModelInferRequest(model_name=model)
-    datatypes = {"float64": "FP64", "float32": "FP32"}
     for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=datatypes[array.dtype.name], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        datatype = datatype_of(array.dtype)
+        request.inputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        is_text = datatype.wire is None
+        raw = encode_elements(array.ravel().tolist()) if is_text else array.tobytes()
+        request.raw_input_contents.append(bytes(raw))
     return request.SerializeToString()
 
 

@@ -253,7 +253,9 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
     """Weak references to what *adapter* holds, where that is neither code nor a plain value."""
     references = []
     for held in vars(adapter).values():
-        if not isinstance(held, type | ModuleType | FunctionType | partial):
+        if isinstance(held, Adapter):
+            references += _references(held)
+        elif not isinstance(held, type | ModuleType | FunctionType | partial):
             with contextlib.suppress(TypeError):
                 references.append(weakref.ref(held))
     return references
