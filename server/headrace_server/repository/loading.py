@@ -120,7 +120,7 @@ class Loader:
             settings.instances,
             self._needs.get(fetched.digest) or _weights_bytes(fetched),
         )
-        spec["may_use_cpu"] = booking.is_choice
+        spec |= {"may_use_cpu": booking.is_choice, "gpu_bytes_max": booking.trial_bytes_max}
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
             for device in booking.devices:
