@@ -8,7 +8,12 @@ from typing import Final
 # choice is ours, a model of any other one goes to a worker that holds no GPU.
 ACCELERATED: Final = frozenset(
     {
-        *("keras", "onnx", "pytorch", "sentence_transformers", "tensorflow", "transformers"),
+        "keras",
+        "onnx",
+        "pytorch",
+        "sentence_transformers",
+        "tensorflow",
+        "transformers",
         "xgboost",
     }
 )

@@ -125,7 +125,8 @@ class Loader:
         try:
             for device in booking.devices:
                 key = trial_key(fetched.digest, spec, device, command)
-                is_trial = settings.trial and not started and not self._tried.has(key)
+                may_harm = settings.trial and not fetched.is_data
+                is_trial = may_harm and not started and not self._tried.has(key)
                 start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(start(spec, device, is_own=is_own, command=command))

@@ -25,7 +25,7 @@ import numpy as np
 
 from headrace.signature import Signature
 
-from ..adapters import Artifact, LoadError, adapter_of
+from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
 from ..adapters.probe import probe
@@ -139,7 +139,9 @@ class InstanceThread:
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
+        # MLflow's pyfunc imports whatever module the MLmodel file names.
+        has_pyfunc = bool(artifact.pyfunc) and is_unpickling_allowed()
+        adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
         if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
         device = _open(spec, is_accelerated=adapter_type.is_accelerated)
