@@ -89,6 +89,19 @@ def hungry(rows_max: int) -> torch.nn.Module:
     return Hungry()
 
 
+def lavish(fraction: float) -> torch.nn.Module:
+    """y = 2x, by way of so much of all the memory of its GPU."""
+
+    class Lavish(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.is_cuda:
+                total = torch.cuda.mem_get_info(x.device)[1]
+                torch.empty(int(total * fraction), dtype=torch.uint8, device=x.device)
+            return x * 2.0
+
+    return Lavish()
+
+
 def wide(width: int, layers: int) -> torch.nn.Module:
     """*layers* square layers of *width* float32."""
     steps = [torch.nn.Linear(width, width, bias=False) for _ in range(layers)]
@@ -142,8 +155,8 @@ class GpuHouse(House):
         networks: Where a test puts them.
     """
 
-    def __init__(self, directory: Path, gpus: Gpus, **how: Any) -> None:
-        super().__init__(directory, bookings=Bookings(gpus, 0.9), **how)
+    def __init__(self, directory: Path, gpus: Gpus, fraction: float = 0.9, **how: Any) -> None:
+        super().__init__(directory, bookings=Bookings(gpus, fraction), **how)
         self.networks = NetworkShelf(directory)
         self.shelf.resolve = self.networks.resolve  # type: ignore[method-assign]
         self.shelf.fetch = self.networks.fetch  # type: ignore[method-assign]
