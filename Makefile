@@ -19,17 +19,21 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers test-flavors soak bench protos clean
+.PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
+	soak bench bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
+	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
-	@echo "make check   format, lint, types, import contracts, generated files"
+	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
+	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
+	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -53,6 +57,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint Dockerfile.gpu
 
 format: setup
 	$(BIN)/ruff format .
@@ -84,6 +89,9 @@ $(PROTOBUF7)/installed: pyproject.toml
 		grpcio grpcio-health-checking grpcio-reflection
 	@touch $@
 
+test-environments: setup
+	$(BIN)/python -m pytest -m environments tests/environments
+
 test-flavors: $(FLAVORS)/installed
 	@# Their tests skip where it is not installed: here it must be.
 	$(FLAVORS)/bin/python -c 'import tensorflow'
@@ -106,6 +114,16 @@ bench: setup
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
+
+bench-flavors: setup
+	$(BIN)/python benchmarks/flavors.py
+
+# Into an environment with CUDA builds: they are what `make setup` finds without an index of CPU builds.
+gpu-check: setup
+	$(BIN)/python -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else \
+		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
+	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
+	$(BIN)/python benchmarks/gpu.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -48,6 +48,7 @@ class Kind(enum.IntEnum):
     DONE = 13  # The outputs of a batch (packed).
     RUN_FAILED = 14  # The model raised (JSON).
     UNLOADED = 15  # An instance is closed, its memory free (JSON).
+    LOADING = 16  # An instance begins to load; others wait until it has (JSON).
     # Daemon and librarian.
     ASK = 20
     ANSWER = 21

@@ -73,8 +73,12 @@ class Trimmer:
                 self._least = own_bytes()
 
 
-def own_bytes() -> int:
-    """Resident memory of this process without files and without shared memory."""
-    with open("/proc/self/statm") as numbers:
+def own_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process without files and without shared memory.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    with open(f"/proc/{pid}/statm") as numbers:
         _, resident, shared, *_ = map(int, numbers.read().split())
     return (resident - shared) * _PAGE_BYTES

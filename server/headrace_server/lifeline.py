@@ -1,5 +1,6 @@
 """Lifeline: ties a child process to its parent, so that no end of the parent leaves an orphan.
 
+`python -m headrace_server.lifeline PARENT COMMAND...` becomes a command tied to that parent.
 Standard library only: this file also runs inside a model's own, older environment.
 """
 
@@ -22,3 +23,8 @@ def tie_to_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         sys.exit("the parent process is gone")
+
+
+if __name__ == "__main__":
+    tie_to_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command comes as a list.

@@ -6,6 +6,7 @@ names, datatypes and shapes. One file in this package is one flavor key of an ML
 """
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,6 +145,10 @@ def loading(extra: str, packages: Collection[str]) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
+        if sys.flags.isolated:  # In an environment made from the model's requirements; see boot.py.
+            raise LoadError(
+                f"the model needs the module {error.name!r}, which its requirements do not bring"
+            ) from error
         if module in packages:
             raise LoadError(
                 f'{module} is not installed: pip install "headrace[{extra}]"'

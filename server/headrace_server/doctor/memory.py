@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..arena import Arena
+from ..granted import CGROUPS, memory_of_host, processors_granted
 from .finding import Finding, Setup, ok, problem, warning
 
 _GIB = 1 << 30
 # Beside the arena: the interpreter, a framework, and its threads' stacks.
 _WORKER_BYTES = 2 * _GIB
 _FILES_MIN, _FILES_GOOD = 256, 1024
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
-def check_memory(setup: Setup, cgroups: Path = _CGROUPS) -> Iterator[Finding]:
+def check_memory(setup: Setup, cgroups: Path = CGROUPS) -> Iterator[Finding]:
     """Yield findings about RAM, the arena, processors and the limits of this process.
 
     *cgroups* is where control groups show themselves.
@@ -30,18 +30,12 @@ def check_memory(setup: Setup, cgroups: Path = _CGROUPS) -> Iterator[Finding]:
 
 def _available(cgroups: Path) -> tuple[int, str]:
     """Bytes that may still be taken here, and the sentence about it."""
-    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (
-        int(meminfo[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable")
-    )
-    text = f"{_gib(available)} of {_gib(total)} are available"
-    group = _cgroup_memory(cgroups)
-    if group is not None and group[0] < total:
-        limit, used = group
-        left = max(0, limit - used)
+    memory = memory_of_host(cgroups)
+    text = f"{_gib(memory.available)} of {_gib(memory.total)} are available"
+    if memory.granted is not None:
+        limit, left = memory.granted
         text += f"; the cgroup grants {_gib(limit)}, of which {_gib(left)} are left"
-        available = min(available, left)
-    return available, text
+    return memory.left, text
 
 
 def _arena(setup: Setup, available: int) -> Finding:
@@ -68,7 +62,7 @@ def _arena(setup: Setup, available: int) -> Finding:
 
 def _processors(cgroups: Path) -> Finding:
     cores = len(os.sched_getaffinity(0))
-    granted = _cgroup_processors(cgroups)
+    granted = processors_granted(cgroups)
     if granted is not None and granted < cores:
         return warning(
             "processors",
@@ -105,65 +99,6 @@ def _files() -> Finding:
     if limit < _FILES_MIN:
         return problem("open files", text, remedy)
     return warning("open files", text, remedy)
-
-
-# What control groups grant; version 2, else version 1. None where they grant all there is.
-
-
-def _cgroup_memory(cgroups: Path) -> tuple[int, int] | None:
-    """Limit and use in bytes, of the group with the least left among ours and those above it."""
-    found = []
-    for folder in _folders("memory", cgroups):
-        for limit_file, used_file in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            limit, used = _number(folder / limit_file), _number(folder / used_file)
-            if limit is not None and used is not None:
-                found.append((limit, used))
-    return min(found, key=lambda each: each[0] - each[1], default=None)
-
-
-def _cgroup_processors(cgroups: Path) -> float | None:
-    """Processors' worth of time; the least of our group and those above it."""
-    found = []
-    for folder in _folders("cpu", cgroups):
-        try:
-            quota, period = (folder / "cpu.max").read_text().split()
-        except (OSError, ValueError):
-            quota, period = (
-                str(_number(folder / f"cpu.cfs_{name}_us") or "max") for name in ("quota", "period")
-            )
-        if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found, default=None)
-
-
-def _folders(controller: str, cgroups: Path) -> Iterator[Path]:
-    """The folders of our control group and all above it; of its own view where it has one."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = cgroups / controllers if controllers else cgroups
-        here = root / path.lstrip("/")
-        while True:
-            if here.is_dir():
-                yield here
-            if here == root:
-                break
-            here = here.parent
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _gib(nbytes: int) -> str:

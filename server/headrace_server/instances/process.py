@@ -13,6 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
+
+import headrace
 
 from ..completions import Completions
 from ..frames import Frame, FrameSocket, Kind
@@ -20,6 +23,19 @@ from ..frames import Frame, FrameSocket, Kind
 # Frames taken from one socket before the others get their turn.
 _BURST_MAX = 64
 _EXIT_S_MAX = 5.0
+
+
+def python_of_ours(module: str) -> list[str]:
+    """The command that runs *module* in the environment of this process."""
+    # -P: the directory we were started in must not shadow a module of the child's.
+    return [sys.executable, "-P", "-m", module]
+
+
+def python_of(interpreter: str) -> list[str]:
+    """The command that runs a worker under the Python *interpreter* of another environment."""
+    boot = Path(__file__).parents[1] / "worker" / "boot.py"
+    contract = Path(headrace.__file__).parent
+    return [interpreter, "-I", str(boot), str(contract)]
 
 
 class Spawner:
@@ -37,16 +53,13 @@ class Spawner:
         self._thread.start()
 
     def spawn(
-        self, module: str, arguments: Sequence[str], fd: int, environment: dict[str, str]
+        self, command: Sequence[str], arguments: Sequence[str], fd: int, environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Start `python -m module --fd FD --parent PID arguments...` with *fd* inherited."""
+        """Start `command --fd FD --parent PID arguments...` with *fd* inherited."""
 
         def start() -> subprocess.Popen[bytes]:
-            # -P: the directory we were started in must not shadow a module of the child's.
-            command = [sys.executable, "-P", "-m", module]
-            command += ["--fd", str(fd), "--parent", str(os.getpid())]
             return subprocess.Popen(
-                [*command, *arguments],
+                [*command, "--fd", str(fd), "--parent", str(os.getpid()), *arguments],
                 pass_fds=(fd,),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self._environment, **environment},
@@ -83,7 +96,7 @@ class Process:
         self,
         spawner: Spawner,
         completions: Completions,
-        module: str,
+        command: Sequence[str],
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         *,
@@ -98,7 +111,7 @@ class Process:
         self._lock = threading.Lock()
         self._socket, theirs = FrameSocket.pair()
         with theirs:
-            self._popen = spawner.spawn(module, arguments, theirs.fileno(), environment or {})
+            self._popen = spawner.spawn(command, arguments, theirs.fileno(), environment or {})
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._is_over = False

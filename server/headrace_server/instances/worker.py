@@ -2,8 +2,8 @@
 
 It owns the arena, knows which batches are in flight and which instances were loaded. When the
 process ends, whatever is in flight comes back as lost, and a new process loads the same instances
-over the same arena. A process that works on one batch for longer than its model allows counts as
-hung, and is ended.
+over the same arena. A process that works on one batch for longer than its model allows, or on one
+load, counts as hung, and is ended; so is one that a load fills with too much memory.
 """
 
 import errno
@@ -11,7 +11,7 @@ import itertools
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,10 +29,12 @@ from ..errors import (
     OutOfMemory,
 )
 from ..frames import DoneFrame, Frame, Kind, RunFrame
+from ..heap import own_bytes
 from .flights import Flights
-from .process import Process, Spawner
+from .loads import Loads
+from .process import Process, Spawner, python_of_ours
 
-_MODULE = "headrace_server.worker"
+_COMMAND = tuple(python_of_ours("headrace_server.worker"))
 # What a socket says whose other end is gone, or that was closed because of it.
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF})
 # Processes that may end while they load one instance again; then it is given up.
@@ -61,7 +63,7 @@ class LoadedInstance:
         found: What the worker reported; set once loaded.
         is_up: Whether the worker has it loaded now.
         loads: How often it was loaded; tells a slot's batch from one of an earlier process.
-        failed_reloads: How many processes ended while they loaded it again, in a row.
+        failed_reloads: How many processes ended while they loaded it again, or before, in a row.
         on_change: Told when `is_up` changes after the first load; on the completions thread.
         on_fail: Told why a new process could not load it again; on the completions thread.
     """
@@ -100,7 +102,21 @@ class Worker:
         arena_bytes_max: int,
         environment: dict[str, str],
         on_end: Callable[["Worker"], None],
+        command: Sequence[str] = (),
+        is_trial: bool = False,
     ) -> None:
+        """Nothing runs yet; see `start`.
+
+        Args:
+            name: Its name in logs and metrics.
+            spawner: Starts its processes.
+            completions: Watches them.
+            arena_bytes_max: Size of its arena.
+            environment: What its processes find in their environment beside ours.
+            on_end: Told that a process ended which is to be replaced.
+            command: What runs a process; empty for our own Python.
+            is_trial: Whether its process is not replaced, until `adopt` is called.
+        """
         self.name = name
         self.arena = Arena(arena_bytes_max)
         self.crash_loop = ""
@@ -108,6 +124,9 @@ class Worker:
         self._completions = completions
         self._environment = environment
         self._on_end = on_end
+        self._command = command or _COMMAND
+        self._is_trial = is_trial
+        self._has_ended = False
         self._numbers = itertools.count(1)
         self._batches = itertools.count(1)
         # Guards everything below and the arena's regions; held for a few lines, never over I/O.
@@ -116,6 +135,8 @@ class Worker:
         # Instances that the process was told to free.
         self._leaving: dict[int, Future[None]] = {}
         self._flights: Flights[LoadedInstance, Flight] = Flights(lambda one: one.exec_s_max)
+        # Of the completions thread alone.
+        self._loads: Loads[LoadedInstance] = Loads()
         self._process: Process | None = None
         # Whose batch has run for too long, once the process was told to end over it.
         self._hung: LoadedInstance | None = None
@@ -132,8 +153,13 @@ class Worker:
 
     @property
     def wake_at(self) -> float:
-        """When to look whether a batch has run for too long; see `completions.Timed`."""
-        return self._flights.wake_at
+        """When to look whether a batch or a load has run for too long; see `completions.Timed`."""
+        return min(self._flights.wake_at, self._loads.wake_at)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its latest process has ended; another one may be about to come."""
+        return self._has_ended
 
     @property
     def is_closing(self) -> bool:
@@ -156,7 +182,7 @@ class Worker:
         process = Process(
             self._spawner,
             self._completions,
-            _MODULE,
+            self._command,
             environment=self._environment,
             on_frame=self._on_frame,
             on_end=lambda: self._on_process_end(process),
@@ -167,6 +193,7 @@ class Worker:
             if is_wanted:
                 self._process = process
                 self._hung = None
+                self._has_ended = False
             specs = [instance.spec for instance in self._instances.values()]
         process.start_watching()
         if not is_wanted:
@@ -174,12 +201,14 @@ class Worker:
             return
         for spec in specs:
             self._send_load(process, spec)
-        _log.info("worker_started", worker=self.name, pid=process.pid)
+        self._tell_start(process)
 
     def load(self, spec: dict[str, Any]) -> LoadedInstance:
         """Have the process load an instance; `found` tells how it went.
 
-        The future raises LoadFailed when the model cannot be loaded, or the process ended over it.
+        The future raises LoadFailed when the model cannot be loaded, or the process ended over it,
+        or was ended because it took too long (`load_s_max` in *spec*) or grew by too much
+        (`load_bytes_max`; 0 for any).
         """
         number = next(self._numbers)
         instance = LoadedInstance(number, {**spec, "instance": number}, Future())
@@ -246,6 +275,16 @@ class Worker:
             if is_ours:
                 raise
 
+    def adopt(self) -> None:
+        """Replace its process whenever it ends, from now on."""
+        with self._lock:
+            self._is_trial = False
+            has_ended, process = self._has_ended, self._process
+        if process is not None:
+            self._tell_start(process)
+        if has_ended:
+            self._on_end(self)
+
     def reap(self) -> int:
         """Wait for the process that ended; its exit code. Called by the supervisor."""
         with self._lock:
@@ -286,7 +325,8 @@ class Worker:
     # On the completions thread.
 
     def on_time(self, now: float) -> None:
-        """Look for a batch that has run for too long; see `completions.Timed`."""
+        """Look for a batch that has run for too long, or a load; see `completions.Timed`."""
+        self._look_at_load(now)
         with self._lock:
             hung, process = self._flights.overdue(now), self._process
             if hung is None or process is None or self._hung is not None:
@@ -300,6 +340,21 @@ class Worker:
             exec_ms_max=hung.spec["exec_ms_max"],
         )
         process.end_now()
+
+    def _tell_start(self, process: Process) -> None:
+        # Those in which models are only tried would make a reader count workers that soon go.
+        tell = _log.debug if self._is_trial else _log.info
+        event = "trial_started" if self._is_trial else "worker_started"
+        tell(event, worker=self.name, pid=process.pid)
+
+    def _look_at_load(self, now: float) -> None:
+        process, instance = self._process, self._loads.current
+        if process is None or instance is None:
+            return
+        if excess := self._loads.excess(now, lambda: _bytes_of(process)):
+            _log.error("load_stopped", worker=self.name, model=instance.spec["name"], why=excess)
+            self._fail_load(instance.number, excess)
+            process.end_now()
 
     def _on_frame(self, frame: Frame) -> None:
         try:
@@ -324,7 +379,10 @@ class Worker:
                 flight = self._take_flight(report["batch"], time.monotonic())
                 if flight is not None:
                     flight.crash(_failure(report))
+            case Kind.LOADING:
+                self._note_loading(report["instance"])
             case Kind.LOADED:
+                self._note_loaded(report["instance"])
                 if (instance := self._instances.get(report["instance"])) is not None:
                     self._set_up(instance, is_up=True)
                     if not instance.found.done():
@@ -333,6 +391,7 @@ class Worker:
                     # Unloaded while a new process was told to load it.
                     _send_quietly(self._process, Kind.UNLOAD, {"instance": report["instance"]})
             case Kind.LOAD_FAILED:
+                self._note_loaded(report["instance"])
                 self._fail_load(report["instance"], report["message"])
             case Kind.UNLOADED:
                 self._note_freed(report["instance"])
@@ -344,12 +403,13 @@ class Worker:
             hung = self._hung
             flights = self._flights.clear(hung)
             instances = list(self._instances.values())
+            self._has_ended = True
+        suspect = self._loads.current
+        self._loads.clear()
         self._note_all_freed()
-        # Loads go one after another: the first that was not up again may be the cause.
-        suspect = next((i for i in instances if i.loads and not i.is_up), None)
         for instance in instances:
-            self._note_end(instance)
-        if suspect is not None:
+            self._note_end(instance, suspect)
+        if suspect is not None and suspect.loads:
             suspect.failed_reloads += 1
             if suspect.failed_reloads >= _FAILED_RELOADS_MAX:
                 self._fail_load(suspect.number, "worker processes ended while they loaded it again")
@@ -358,15 +418,38 @@ class Worker:
             if is_suspect and hung is not None:
                 why = f"the batch did not end within exec_ms_max = {hung.spec['exec_ms_max']}"
             flight.crash(InstanceLost(why, is_suspect=is_suspect))
-        if not self._is_closing:
+        if not self._is_closing and not self._is_trial:
             self._on_end(self)
 
-    def _note_end(self, instance: LoadedInstance) -> None:
+    def _note_end(self, instance: LoadedInstance, suspect: LoadedInstance | None) -> None:
         if instance.found.done():
             self._set_up(instance, is_up=False)
-        else:
+        elif suspect is instance:
             # Perhaps the cause; loading it again could end every process that follows.
             self._fail_load(instance.number, "the worker process ended while it loaded")
+        elif suspect is None:
+            instance.failed_reloads += 1
+            if self._is_trial or instance.failed_reloads >= _FAILED_RELOADS_MAX:
+                self._fail_load(instance.number, "the worker process ended before it could load")
+
+    def _note_loading(self, number: int) -> None:
+        """The process begins to load the instance of that *number*."""
+        process, instance = self._process, self._instances.get(number)
+        if process is None or instance is None:
+            return
+        self._loads.begin(
+            instance,
+            time.monotonic(),
+            s_max=instance.spec["load_s_max"],
+            # What has been loaded once is known to fit.
+            bytes_max=0 if instance.loads else instance.spec["load_bytes_max"],
+            bytes_now=_bytes_of(process),
+        )
+        self._completions.expect(self, self.wake_at)
+
+    def _note_loaded(self, number: int) -> None:
+        if (instance := self._instances.get(number)) is not None:
+            self._loads.end(instance)
 
     def _set_up(self, instance: LoadedInstance, *, is_up: bool) -> None:
         with self._lock:
@@ -431,6 +514,14 @@ def _send_quietly(process: Process, kind: Kind, body: object) -> bool:
         _log.debug("frame_not_sent", kind=kind.name, pid=process.pid)
         return False
     return True
+
+
+def _bytes_of(process: Process) -> int:
+    """Memory of *process*; 0 where it is gone."""
+    try:
+        return own_bytes(process.pid)
+    except (OSError, ValueError):
+        return 0
 
 
 def _failure(report: dict[str, Any]) -> HeadraceError:

@@ -5,8 +5,9 @@ a new process, and then fail as unreachable; what is loaded keeps serving.
 """
 
 import itertools
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,10 @@ from headrace.signature import Signature
 from ..completions import Completions
 from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, RegistryUnavailable
 from ..frames import Frame, Kind
-from ..instances.process import Process, Spawner
+from ..instances.process import Process, Spawner, python_of_ours
+from ..settings import ServerSettings
 
-_MODULE = "headrace_server.librarian"
+_COMMAND = python_of_ours("headrace_server.librarian")
 _ENDED = "the librarian process ended before it had answered: retry"
 
 _ERRORS: dict[str, type[HeadraceError]] = {
@@ -66,6 +68,8 @@ class Fetched:
         pyfunc: The python_function entry; empty where there is none.
         signature: None where it has none.
         example: Path of its input example as named tensors, or None.
+        mismatches: Its requirements that our environment does not meet.
+        is_data: Whether it is loaded without executing any code of its own.
     """
 
     path: str
@@ -75,6 +79,8 @@ class Fetched:
     pyfunc: dict[str, Any]
     signature: Signature | None
     example: str | None
+    mismatches: Sequence[str] = ()
+    is_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +96,47 @@ class _LibrarianEnded(RegistryUnavailable):
     """The process ended before it had answered."""
 
 
+def rules_of(settings: ServerSettings) -> str:
+    """What *settings* allow to be loaded, as the librarian process reads it."""
+    rules = {
+        "pickle": settings.allow_pickle,
+        "flavors": settings.allow_flavors,
+        "sources": settings.allow_sources,
+    }
+    return json.dumps(rules)
+
+
 class Librarian:
     """Questions to the librarian process. Safe from any thread but the completions thread."""
 
     def __init__(
-        self, spawner: Spawner, completions: Completions, *, tracking_uri: str, cache_dir: str
+        self,
+        spawner: Spawner,
+        completions: Completions,
+        *,
+        tracking_uri: str,
+        cache_dir: str,
+        rules: str = "",
     ) -> None:
+        """Have the process started by the first question.
+
+        Args:
+            spawner: Starts it.
+            completions: Brings its answers.
+            tracking_uri: Where the registry is.
+            cache_dir: Where fetched models are kept.
+            rules: Those of what may be loaded, as `rules_of` writes them; empty for none.
+        """
         self._spawner = spawner
         self._completions = completions
-        self._arguments = ("--tracking-uri", tracking_uri, "--cache-dir", cache_dir)
+        self._arguments: tuple[str, ...] = (
+            "--tracking-uri",
+            tracking_uri,
+            "--cache-dir",
+            cache_dir,
+        )
+        if rules:
+            self._arguments += ("--rules", rules)
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._open: dict[int, _Question] = {}
@@ -139,7 +177,27 @@ class Librarian:
             pyfunc=answer["pyfunc"],
             signature=None if signature is None else Signature.from_json(signature),
             example=answer["example"],
+            mismatches=answer["mismatches"],
+            is_data=answer["is_data"],
         )
+
+    def environment(
+        self, path: str, progress: Progress | None = None, *, installer: str, s_max: float
+    ) -> str:
+        """The Python of an environment made from the requirements of the model at *path*.
+
+        Args:
+            path: A fetched model's directory.
+            progress: Told each line that the installer prints.
+            installer: What makes it: "uv", "pip" or "auto".
+            s_max: How long that may take (seconds).
+
+        Raises:
+            LoadFailed: It cannot be made.
+        """
+        asked = {"path": path, "installer": installer, "s_max": s_max}
+        python: str = self._ask("environment", progress, **asked)["python"]
+        return python
 
     def close(self) -> None:
         """End the process; open questions fail."""
@@ -180,7 +238,7 @@ class Librarian:
                 process = self._process = Process(
                     self._spawner,
                     self._completions,
-                    _MODULE,
+                    _COMMAND,
                     self._arguments,
                     on_frame=self._on_frame,
                     on_end=lambda: self._on_end(process),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -15,8 +16,10 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature
 
 from ..completions import Completions
+from ..granted import memory_of_host
+from ..instances.bookings import Booking, Bookings
 from ..instances.group import Instance, InstanceGroup, Slot
-from ..instances.placement import placed
+from ..instances.placement import ACCELERATED
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
@@ -28,6 +31,7 @@ from ..scheduler.servicetimes import ServiceTimes
 from ..settings import ModelSettings
 from .librarian import Fetched
 from .model import ModelVersion, State
+from .tried import Tried, trial_key
 
 # Room for the outputs of a model whose outputs are not known, and for one BYTES element.
 _OUT_BYTES_UNKNOWN = 64 * 1024
@@ -52,6 +56,8 @@ class Loader:
         completions: Completions,
         *,
         device: str,
+        bookings: Bookings,
+        tried: Tried,
         on_change: Callable[[], None],
     ) -> None:
         """Load into the workers of *pool*.
@@ -60,25 +66,36 @@ class Loader:
             pool: Where instances go.
             completions: Follows the queues.
             device: For models that name none.
+            bookings: Whether there is room on GPUs.
+            tried: Remembers which models have been loaded without harm.
             on_change: Told whenever a model's readiness may have changed, on any thread.
         """
         self.schedulers: tuple[Scheduler[Slot], ...] = ()
         self._pool = pool
         self._completions = completions
         self._device = device
+        self._bookings = bookings
+        # What instances of files, by their digest, were seen to need on a GPU.
+        self._needs: dict[str, int] = {}
+        self._tried = tried
         self._on_change = on_change
         self._lock = threading.Lock()
 
-    def start(self, model: ModelVersion, fetched: Fetched) -> None:
+    def start(self, model: ModelVersion, fetched: Fetched, command: Sequence[str] = ()) -> None:
         """Load *fetched* in workers, probe it and warm it up; then *model* is ready.
+
+        Args:
+            model: What becomes ready.
+            fetched: Its files.
+            command: What runs its workers; empty for our own Python.
 
         Raises:
             LoadFailed: It cannot be loaded; nothing of it is left.
         """
         settings = model.settings
-        devices = placed(settings.device or self._device, settings.instances)
         spec = {
             "name": model.name,
+            "is_told": False,
             "flavor": fetched.flavor,
             "path": fetched.path,
             "config": fetched.config,
@@ -87,17 +104,36 @@ class Loader:
             "example": fetched.example,
             "method": settings.method,
             "exec_ms_max": settings.exec_ms_max,
+            "load_s_max": settings.load_s_max,
+            "load_bytes_max": settings.load_bytes_max or memory_of_host().left // 2,
             "threads": self._pool.threads_per_call,
             "sizes": settings.row_sizes,
             "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
         }
         # Modules that a model ships collide with another model's of the same name.
-        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code"))
+        is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
+        booking = self._bookings.book(
+            settings.device or self._device,
+            fetched.flavor,
+            settings.instances,
+            self._needs.get(fetched.digest) or _weights_bytes(fetched),
+        )
+        spec["may_use_cpu"] = booking.is_choice
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
-            for device in devices:
+            for device in booking.devices:
+                key = trial_key(fetched.digest, spec, device, command)
+                may_harm = settings.trial and not fetched.is_data
+                is_trial = may_harm and not started and not self._tried.has(key)
+                start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
-                started.append(self._pool.start(spec, device, is_own=is_own))  # noqa: PERF401
+                started.append(start(spec, device, is_own=is_own, command=command))
+                if is_trial:
+                    self._tried.note(key)
+                if len(started) == 1 and booking.is_on_gpus:
+                    # What the first one took tells whether the others fit.
+                    started[0][1].found.result()
+                    self._bookings.measure(booking, 1)
             reports = [loaded.found.result() for _, loaded in started]
             found = reports[0]
             declared = found["signature"]
@@ -108,12 +144,15 @@ class Loader:
             for worker, loaded in started:
                 worker.unload(loaded)
                 self._pool.retire_own(worker)
+            self._bookings.release(booking)
             raise
         model.signature = signature
         model.is_batchable = found["batchable"]
         model.device = ", ".join(dict.fromkeys(report["device"] for report in reports))
         model.note = found["why"]
         model.warm_s = found["warm_s"]
+        model.memory_bytes = found["memory_bytes"]
+        self._settle(model, fetched, booking)
         self._attach(model, started, splits=found["splits"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
@@ -139,10 +178,21 @@ class Loader:
             scheduler.on_instances_change(partial(group.drop, instance))
         for worker in group.workers:
             self._pool.retire_own(worker)
+        if model.booking is not None:
+            self._bookings.release(model.booking)
         model.detach()
         if wait(leaving, _FREED_S_MAX).not_done:
             _log.warning("model_not_freed", model=model.name, version=model.version)
         return is_clean
+
+    def _settle(self, model: ModelVersion, fetched: Fetched, booking: Booking) -> None:
+        """Keep what *model*, which is loaded, needs on its GPUs."""
+        if model.device == "cpu":
+            self._bookings.release(booking)
+            return
+        self._bookings.settle(booking)
+        self._needs[fetched.digest] = booking.each_bytes
+        model.booking = booking
 
     def _attach(
         self,
@@ -207,6 +257,16 @@ class Loader:
 
         instance.loaded.on_change = on_change
         instance.loaded.on_fail = on_fail
+
+
+def _weights_bytes(fetched: Fetched) -> int:
+    """The files of the flavor's own data: what they hold must be on the device, at the least."""
+    name = fetched.config.get("data") or fetched.config.get("model_data")
+    if fetched.flavor not in ACCELERATED or not name:
+        return 0
+    data = Path(fetched.path) / name
+    files = data.rglob("*") if data.is_dir() else (data,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _levels(settings: ModelSettings) -> tuple[Level, ...]:

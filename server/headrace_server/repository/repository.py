@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -23,11 +24,14 @@ from ..errors import (
     ModelNotFound,
     without_paths,
 )
+from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
+from ..instances.process import python_of
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .loading import Loader
 from .model import ModelVersion, State
+from .tried import Tried
 from .turns import Turn, Turns
 
 # Models that are fetched and started at the same time.
@@ -69,6 +73,8 @@ class Repository:
         *,
         settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        tried: Tried,
+        bookings: Bookings | None = None,
         drain_s: float = 30.0,
         is_strict: bool = False,
     ) -> None:
@@ -80,6 +86,8 @@ class Repository:
             completions: Follows the queues.
             settings_of: The settings of a served name whose version bears these tags.
             device: For models that name none.
+            tried: Remembers which models have been loaded without harm.
+            bookings: Whether there is room on GPUs; None where none are known.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
         """
@@ -89,7 +97,16 @@ class Repository:
         self._drain_s = drain_s
         self._is_strict = is_strict
         self._demanded: frozenset[str] = frozenset()
-        self._loader = Loader(pool, completions, device=device, on_change=self._changed)
+        # Digests of models whose requirements were told not to be met.
+        self._warned: set[str] = set()
+        self._loader = Loader(
+            pool,
+            completions,
+            device=device,
+            tried=tried,
+            bookings=bookings or Bookings(),
+            on_change=self._changed,
+        )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
         self._models: dict[str, tuple[ModelVersion, ...]] = {}
@@ -307,7 +324,7 @@ class Repository:
         try:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
-            self._loader.start(model, fetched)
+            self._loader.start(model, fetched, self._command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
@@ -333,6 +350,49 @@ class Repository:
             self._awaited.discard(model)
         self._changed()
         return failure
+
+    def _command(self, model: ModelVersion, fetched: Fetched) -> list[str]:
+        """What runs the workers of *model*; empty for our own Python.
+
+        Raises:
+            LoadFailed: Its environment cannot be made.
+        """
+        settings = model.settings
+        if settings.environment == "daemon":
+            self._warn_of_mismatches(model, fetched)
+            return []
+        began = time.monotonic()
+
+        def progress(report: dict[str, Any]) -> None:
+            model.reason = f"its environment is being made: {report['line']}"
+
+        _log.info("environment_wanted", model=model.name, version=model.version)
+        python = self._librarian.environment(
+            fetched.path,
+            progress,
+            installer=settings.environment_installer,
+            s_max=settings.environment_s_max,
+        )
+        model.reason = ""
+        _log.info(
+            "environment_ready",
+            model=model.name,
+            version=model.version,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        return python_of(python)
+
+    def _warn_of_mismatches(self, model: ModelVersion, fetched: Fetched) -> None:
+        """Say once what the model's requirements ask for and our environment lacks."""
+        if fetched.mismatches and fetched.digest not in self._warned:
+            self._warned.add(fetched.digest)
+            _log.warning(
+                "requirements_mismatch",
+                model=model.name,
+                version=model.version,
+                mismatches=list(fetched.mismatches),
+                remedy='environment = "model" runs it with the packages that it was logged with',
+            )
 
     def _unload(self, name: str) -> None:
         if name not in self._models:

@@ -25,7 +25,7 @@ import numpy as np
 
 from headrace.signature import Signature
 
-from ..adapters import Artifact, LoadError, adapter_of
+from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
 from ..adapters.probe import probe
@@ -34,6 +34,7 @@ from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..errors import without_paths
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
+from ..heap import own_bytes
 from ..types import Instants
 from .tensors import read_inputs, write_outputs
 
@@ -100,15 +101,16 @@ class InstanceThread:
             self._frames.send_json(Kind.UNLOADED, {"instance": self._spec["instance"]})
 
     def _main(self) -> None:
-        instance = self._spec["instance"]
+        instance, frames = self._spec["instance"], self._frames
         try:
             with _LOADING:
+                frames.send_json(Kind.LOADING, {"instance": instance})
                 adapter = self._load()
         except BaseException as error:  # noqa: BLE001 - sys.exit at load too: the worker lives.
             if not isinstance(error, LoadError | DeviceUnavailable):
                 log("error", "load_failed", error, model=self._spec["name"])
             failure = {"instance": instance, "message": _outward(_text_of(error))}
-            self._frames.send_json(Kind.LOAD_FAILED, failure)
+            frames.send_json(Kind.LOAD_FAILED, failure)
             return
         try:
             self._serve(adapter)
@@ -122,6 +124,7 @@ class InstanceThread:
     def _load(self) -> Adapter:
         spec = self._spec
         began = time.monotonic()
+        bytes_before = own_bytes()
         signature = spec["signature"]
         example = _read_example(spec["example"])
         artifact = Artifact(
@@ -135,8 +138,10 @@ class InstanceThread:
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
-        if artifact.signature is not None and artifact.signature.params:
+        # MLflow's pyfunc imports whatever module the MLmodel file names.
+        has_pyfunc = bool(artifact.pyfunc) and is_unpickling_allowed()
+        adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
+        if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
         adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
@@ -165,6 +170,7 @@ class InstanceThread:
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
                 "warm_s": warm_s,
+                "memory_bytes": max(own_bytes() - bytes_before, 0),
             },
         )
         return adapter
@@ -260,17 +266,19 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     """The device that was asked for; "auto" is the first GPU.
 
-    An adapter that cannot use an accelerator gets the CPU, whatever was asked for.
+    An adapter that cannot use an accelerator gets the CPU, whatever was asked for; so does one
+    whose device the operator did not name.
     """
     name, threads = spec["device"], spec["threads"]
     if not is_accelerated:
         return open_device("cpu", threads)
-    if name != "auto":
-        return open_device(name, threads)
     try:
-        return open_device("cuda:0", threads)
+        return open_device("cuda:0" if name == "auto" else name, threads)
     except DeviceUnavailable as error:
-        log("warning", "no_gpu", model=spec["name"], why=str(error))
+        if not spec["may_use_cpu"]:
+            raise
+        if not spec["is_told"]:
+            log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
 
 

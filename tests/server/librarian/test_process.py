@@ -125,6 +125,8 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
         "example",
         "has_code",
         "mlflow_version",
+        "mismatches",
+        "is_data",
     }
     assert Path(fetched["path"]).parent == tmp_path / "cache" / fetched["digest"]
     assert fetched["signature"]["inputs"][0] == {
