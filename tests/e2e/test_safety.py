@@ -11,8 +11,6 @@ import models
 from headrace_client import Client, FailedPrecondition, InvalidArgument
 from serving import Daemon
 
-# The module writes where its file lies, if anyone imports it.
-PWN = "from pathlib import Path\nPath(__file__).with_name('pwned').touch()\n"
 CRAFTED = """
 flavors:
   python_function: {loader_module: pwn_mod, code: code, data: data}
@@ -30,12 +28,12 @@ def written(directory: Path, mlmodel: str) -> Path:
     return directory
 
 
-def crafted(directory: Path, mlmodel: str) -> Path:
-    """A model whose MLmodel file asks for a module that it ships."""
+def crafted(directory: Path, mlmodel: str, mark: Path) -> Path:
+    """A model whose MLmodel file asks for a module that it ships, which makes the file *mark*."""
     written(directory, mlmodel)
     (directory / "code").mkdir()
     (directory / "data").mkdir()
-    (directory / "code" / "pwn_mod.py").write_text(PWN)
+    (directory / "code" / "pwn_mod.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     shutil.copy(models.model("onnx_named").path / "model.onnx", directory)
     return directory
 
@@ -52,10 +50,10 @@ def assert_graph_answers(client: Client) -> None:
 
 
 def test_without_pickle_only_data_is_loaded_and_the_rest_refused_by_name(
-    serve: Callable[..., Daemon], tmp_path: Path, cache: Path
+    serve: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    alone = crafted(tmp_path / "alone", CRAFTED)
-    beside = crafted(tmp_path / "beside", BESIDE_ONNX)
+    alone = crafted(tmp_path / "alone", CRAFTED, mark := tmp_path / "mark")
+    beside = crafted(tmp_path / "beside", BESIDE_ONNX, mark)
     running = serve(
         *("--set", "server.allow_pickle=false"),
         *("graph=models:/graph/1", "net=models:/net/1", "iris=models:/iris@champion"),
@@ -73,11 +71,10 @@ def test_without_pickle_only_data_is_loaded_and_the_rest_refused_by_name(
         assert all("allow_pickle = false" in reason for reason in told.values())
         with pytest.raises(FailedPrecondition, match="allow_pickle = false"):
             client.infer("iris", models.model("iris_pipeline").rows(1))
-        with pytest.raises(FailedPrecondition, match=r"'sklearn' can execute code"):
+        with pytest.raises(FailedPrecondition, match="flavor 'sklearn' can execute code"):
             client.load("graph", "models:/labels/1")
         assert_graph_answers(client)
-    assert not list(tmp_path.rglob("pwned"))
-    assert not list(cache.rglob("pwned"))
+    assert not mark.exists()
 
 
 def test_only_allowed_flavors_and_sources_are_loaded(
@@ -122,6 +119,10 @@ def test_what_is_no_model_is_told_in_the_index_and_the_rest_is_served(
     }
     paths = {name: written(tmp_path / name, text) for name, (text, _) in broken.items()}
     (paths["loop"] / "up").symlink_to(paths["loop"])
+    # Nothing keeps its code from running here: what the tests above refuse is a danger.
+    mark = tmp_path / "mark"
+    paths["crafted"] = crafted(tmp_path / "crafted", CRAFTED, mark)
+    broken["crafted"] = ("", "_load_pyfunc")
     named = [f"{name}={path}" for name, path in paths.items()]
     running = serve("graph=models:/graph/1", *named)
     running.wait("ready")
@@ -131,3 +132,4 @@ def test_what_is_no_model_is_told_in_the_index_and_the_rest_is_served(
         assert sorted(told) == sorted(broken)
         for name, (_, why) in broken.items():
             assert why in told[name], name
+    assert mark.exists()

@@ -36,6 +36,7 @@ from ..errors import without_paths
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
 from ..heap import own_bytes
 from ..types import Instants
+from .gpumemory import bound_growth
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -143,7 +144,9 @@ class InstanceThread:
         adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
         if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
-        adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
+        device = _open(spec, is_accelerated=adapter_type.is_accelerated)
+        bound_growth(device.name, spec["gpu_bytes_max"])
+        adapter = adapter_type(artifact, device)
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
         found = probe(adapter, example, allowed)
         warm_s = 0.0
@@ -152,6 +155,7 @@ class InstanceThread:
         if allowed and found.sample is not None:
             warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
             found = replace(found, signature=signature)
+        bound_growth(device.name, 0)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it

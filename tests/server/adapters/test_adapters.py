@@ -24,9 +24,9 @@ from models import Tensors
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
 FRAMEWORKS = {
-    *("keras", "tensorflow", "transformers", "sentence_transformers"),
     *("sklearn", "torch", "onnxruntime", "onnx", "xgboost", "lightgbm", "catboost", "statsmodels"),
     *("pandas", "mlflow", "skops", "scipy"),
+    *("keras", "tensorflow", "transformers", "sentence_transformers"),
 }
 
 
@@ -137,14 +137,14 @@ def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
         ("torch_pickle", "Mlp"),
         ("torch_pt2", "torch.nn.parameter.Parameter"),
         ("onnx_named", "InferenceSession"),
-        ("hf_classifier", "torch.nn.parameter.Parameter"),
-        ("st_mean", "torch.nn.parameter.Parameter"),
         ("xgb_booster", "xgboost.core.Booster"),
         ("xgb_classifier", "xgboost.core.Booster"),
         ("lgb_classifier", "lightgbm.basic.Booster"),
         ("lgb_categories", "lightgbm.basic.Booster"),
         ("cat_mixed", "CatBoostRegressor"),
         ("ols_columns", "RegressionResultsWrapper"),
+        ("hf_classifier", "torch.nn.parameter.Parameter"),
+        ("st_mean", "torch.nn.parameter.Parameter"),
     ],
 )
 def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
@@ -178,15 +178,15 @@ def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
         ("torch_pickle", "torch", "torch"),
         ("torch_pt2", "torch", "torch"),
         ("onnx_named", "onnxruntime", "onnx"),
-        ("keras_dense", "keras", "keras"),
-        ("hf_classifier", "transformers", "transformers"),
-        ("st_mean", "sentence_transformers", "sentence-transformers"),
         ("xgb_booster", "xgboost", "xgboost"),
         ("xgb_classifier", "sklearn", "xgboost"),
         ("lgb_booster", "lightgbm", "lightgbm"),
         ("lgb_classifier", "skops.io", "lightgbm"),
         ("cat_species", "catboost", "catboost"),
         ("ols_columns", "statsmodels", "statsmodels"),
+        ("keras_dense", "keras", "keras"),
+        ("hf_classifier", "transformers", "transformers"),
+        ("st_mean", "sentence_transformers", "sentence-transformers"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -210,13 +210,13 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         ("iris_pipeline", "pickled_model"),
         ("torch_pt2", "model_data"),
         ("onnx_named", "data"),
-        ("keras_dense", "data"),
-        ("hf_classifier", "model_binary"),
         ("xgb_booster", "data"),
         ("lgb_booster", "data"),
         ("lgb_classifier", "data"),
         ("cat_species", "data"),
         ("ols_columns", "data"),
+        ("keras_dense", "data"),
+        ("hf_classifier", "model_binary"),
     ],
 )
 def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None:
@@ -241,15 +241,15 @@ def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None
         ("torch_pickle", "data/model.pth"),
         ("torch_pt2", "data/model.pt2"),
         ("onnx_named", "model.onnx"),
-        ("keras_dense", "data/model.keras"),
-        ("hf_classifier", "model/model.safetensors"),
-        ("st_mean", "model.sentence_transformer/modules.json"),
         ("xgb_booster", "model.ubj"),
         ("xgb_classifier", "model.ubj"),
         ("lgb_booster", "model.lgb"),
         ("lgb_classifier", "model.skops"),
         ("cat_species", "model.cb"),
         ("ols_columns", "model.statsmodels"),
+        ("keras_dense", "data/model.keras"),
+        ("hf_classifier", "model/model.safetensors"),
+        ("st_mean", "model.sentence_transformer/modules.json"),
     ],
 )
 def test_a_file_of_something_else_does_not_load(name: str, file: str, tmp_path: Path) -> None:
@@ -267,10 +267,10 @@ def test_adapters_import_no_framework_before_they_load() -> None:
     """A worker holds only the framework of its own models."""
     script = (
         "import json, sys\n"
-        "from headrace_server.adapters import keras, tensorflow\n"
-        "from headrace_server.adapters import sentence_transformers, transformers\n"
         "from headrace_server.adapters import catboost, lightgbm, onnx, probe, pytorch\n"
         "from headrace_server.adapters import sklearn, statsmodels, xgboost\n"
+        "from headrace_server.adapters import keras, tensorflow\n"
+        "from headrace_server.adapters import sentence_transformers, transformers\n"
         "from headrace_server.devices import open_device\n"
         "open_device('cpu')\n"
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
