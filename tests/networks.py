@@ -13,7 +13,8 @@ import cloudpickle
 import torch
 
 from headrace.signature import Signature, TensorSpec
-from headrace_server.adapters import Artifact
+from headrace_server.adapters import Adapter, Artifact
+from headrace_server.adapters.base import Tensors
 from headrace_server.errors import ModelNotFound
 from headrace_server.gpus.nvml import Gpus
 from headrace_server.instances.bookings import Bookings
@@ -106,6 +107,29 @@ def wide(width: int, layers: int) -> torch.nn.Module:
     """*layers* square layers of *width* float32."""
     steps = [torch.nn.Linear(width, width, bias=False) for _ in range(layers)]
     return torch.nn.Sequential(*steps).eval()
+
+
+def begin(adapter: Adapter, tensors: Tensors) -> tuple[Any, Any]:
+    """Stage and launch a batch, as a worker does; for `end`."""
+    device: Any = adapter.device
+    if not hasattr(device, "begin"):  # A device that is not told of batches.
+        return None, adapter.launch(adapter.stage(tensors))
+    batch = device.begin()
+    staged = adapter.stage(tensors)
+    with device.computing():
+        launched = adapter.launch(staged)
+    fetch: Any = getattr(adapter, "fetch", None)
+    return batch, launched if fetch is None else fetch(launched)
+
+
+def end(adapter: Adapter, begun: tuple[Any, Any]) -> Tensors:
+    """The answer to what `begin` has begun; the first that began ends first."""
+    device: Any = adapter.device
+    batch, launched = begun
+    answer = {name: array.copy() for name, array in adapter.finish(launched).items()}
+    if batch is not None:
+        device.end(batch)
+    return answer
 
 
 def save_network(network: torch.nn.Module, folder: Path) -> Path:
