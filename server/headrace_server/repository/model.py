@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from headrace.signature import Signature
 
 from ..errors import Draining, HeadraceError, ModelLoading, ModelUnavailable
+from ..instances.bookings import Booking
 from ..instances.group import InstanceGroup, Slot
 from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings
@@ -57,6 +58,7 @@ class ModelVersion:
         note: What the probe at load found worth telling.
         warm_s: How long running every allowed size took at load (seconds).
         memory_bytes: By how much the process of its first instance grew over the load.
+        booking: What it was promised on GPUs; None before it was loaded and after it was unloaded.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ModelVersion:
     note: str = ""
     warm_s: float = 0.0
     memory_bytes: int = 0
+    booking: Booking | None = None
     group: InstanceGroup | None = None
     _scheduler: Scheduler[Slot] | None = None
     _keys: dict[object, BatchKey] = field(default_factory=dict)
@@ -132,6 +135,7 @@ class ModelVersion:
         """Take its queue and instances from it."""
         self._scheduler = None
         self.group = None
+        self.booking = None
 
     def batch_key(
         self,

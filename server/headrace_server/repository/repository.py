@@ -24,12 +24,14 @@ from ..errors import (
     ModelNotFound,
     without_paths,
 )
+from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
 from ..instances.process import python_of
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .loading import Loader
 from .model import ModelVersion, State
+from .tried import Tried
 from .turns import Turn, Turns
 
 # Models that are fetched and started at the same time.
@@ -71,6 +73,8 @@ class Repository:
         *,
         settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        tried: Tried,
+        bookings: Bookings | None = None,
         drain_s: float = 30.0,
         is_strict: bool = False,
     ) -> None:
@@ -82,6 +86,8 @@ class Repository:
             completions: Follows the queues.
             settings_of: The settings of a served name whose version bears these tags.
             device: For models that name none.
+            tried: Remembers which models have been loaded without harm.
+            bookings: Whether there is room on GPUs; None where none are known.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
         """
@@ -93,7 +99,14 @@ class Repository:
         self._demanded: frozenset[str] = frozenset()
         # Digests of models whose requirements were told not to be met.
         self._warned: set[str] = set()
-        self._loader = Loader(pool, completions, device=device, on_change=self._changed)
+        self._loader = Loader(
+            pool,
+            completions,
+            device=device,
+            tried=tried,
+            bookings=bookings or Bookings(),
+            on_change=self._changed,
+        )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
         self._models: dict[str, tuple[ModelVersion, ...]] = {}
