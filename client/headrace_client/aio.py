@@ -134,6 +134,16 @@ class AsyncClient:
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return await self._send(ask, AS_IS, self._deadline_at(timeout))
 
+    async def exchange(
+        self,
+        payload: bytes,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> bytes:
+        """See `Client.exchange`."""
+        return await self._call(self._infer, payload, self._deadline_at(timeout), metadata)
+
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """See `Client.metadata`."""
         return (await self._learn(model, version, self._deadline_at(None))).metadata
@@ -237,9 +247,11 @@ class AsyncClient:
         method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
         deadline: float | None,
+        more_metadata: Sequence[tuple[str, str]] = (),
     ) -> _Answer:
+        metadata = (*(self._metadata or ()), *more_metadata) if more_metadata else self._metadata
         try:
-            return await method(request, timeout=left_s(deadline), metadata=self._metadata)
+            return await method(request, timeout=left_s(deadline), metadata=metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 
