@@ -4,6 +4,7 @@ The text is the same for equal signatures, and laid out as ruff and Black would.
 tensor protocol: its classes are thin over headrace_client.stubs, which does the work.
 """
 
+import ast
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ _RAISES: Final = (
     "headrace_client.HeadraceClientError",
     "The call failed, in the class of its status.",
 )
+# What a module may import, in the order of its lines.
+_LIBRARY: Final = (
+    ("collections.abc", ("Mapping", "Sequence")),
+    ("dataclasses", ("dataclass",)),
+    ("datetime", ("datetime",)),
+    ("typing", ("Any", "NotRequired", "TypeAlias", "TypedDict")),
+)
+_NUMPY: Final = (("np", "import numpy as np"), ("npt", "import numpy.typing as npt"))
 _STUBS: Final = "headrace_client.stubs"
 _OURS: Final = (
     *("AsyncStub", "Binaries", "Bool", "Bools", "Contract", "Float", "Floats", "Instant"),
@@ -279,34 +288,17 @@ class _Module:
 
 def _imports(body: str) -> list[str]:
     """The imports of what *body* uses."""
-
-    def used(names: Iterable[str]) -> list[str]:
-        return sorted(name for name in names if re.search(rf"(?<![\w.]){name}\b", body))
-
-    lines = []
-    groups = (
-        ("collections.abc", ("Mapping", "Sequence")),
-        ("dataclasses", ("dataclass",)),
-        ("datetime", ("datetime",)),
-        ("typing", ("Any", "NotRequired", "TypeAlias", "TypedDict")),
-    )
-    for module, names in groups:
-        if found := used(names):
-            lines.append(f"from {module} import {', '.join(found)}")
-    if lines:
-        lines.append("")
-    lines += [
-        line
-        for name, line in (
-            ("np", "import numpy as np"),
-            ("npt", "import numpy.typing as npt"),
-        )
-        if re.search(rf"(?<![\w.]){name}\.", body)
+    said = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    lines = [
+        f"from {module} import {', '.join(found)}"
+        for module, names in _LIBRARY
+        if (found := [name for name in names if name in said])
     ]
-    ours = used(_OURS)
+    lines += ["", *(line for name, line in _NUMPY if name in said)]
+    ours = [name for name in _OURS if name in said]
     line = f"from {_STUBS} import {', '.join(ours)}"
-    lines += [line] if len(line) <= WIDTH else exploded(f"from {_STUBS} import (", ours, ")")
-    return lines
+    more = [line] if len(line) <= WIDTH else exploded(f"from {_STUBS} import (", ours, ")")
+    return [*lines, *more]
 
 
 def _spec(spec: TensorSpec) -> str:
