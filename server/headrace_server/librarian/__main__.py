@@ -118,6 +118,9 @@ def _result(
             return {"uris": registry.list_models()}
         case "fetch":
             return registry.fetch(question["source"], progress).to_json()
+        case "signature":
+            signature = registry.signature(question["source"])
+            return {"signature": None if signature is None else signature.to_json()}
         case "environment":
             found = registry.environments.of(
                 Path(question["path"]),

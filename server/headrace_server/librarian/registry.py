@@ -30,7 +30,7 @@ from ..errors import (
     RegistryUnavailable,
 )
 from .cache import Cache, digest_of
-from .download import Progress, download, listing
+from .download import Progress, download, download_file, listing
 from .environment import Environments
 from .example import write_example
 from .mlmodel import describe, load
@@ -197,6 +197,22 @@ class Registry:
             mlflow_version=description.mlflow_version,
             mismatches=Requirements.of(files).mismatches(),
         )
+
+    def signature(self, source: str) -> Signature | None:
+        """The signature of a *source* that `resolve` gave, for which its MLmodel file is enough.
+
+        Raises:
+            ModelNotFound: It is gone.
+            LoadFailed: It is no model, or one that cannot be read.
+            RegistryUnavailable: The registry does not answer, or the model is still being logged.
+        """
+        directory = local_path(source)
+        if directory is not None:
+            return describe(load(Path(directory), source), source).signature
+        with self._cache.staging() as stage:
+            with self._asking(f"MLmodel file of {source}"):
+                file = download_file(f"{self._location(source)}/MLmodel", stage, self._tracking_uri)
+            return describe(load(file.parent, source), source).signature
 
     # What a reference stands for.
 

@@ -144,6 +144,15 @@ class Librarian:
             mismatches=answer["mismatches"],
         )
 
+    def signature(self, source: str) -> Signature | None:
+        """The signature of a pinned *source*, without bringing it into the cache.
+
+        Raises:
+            ModelNotFound, LoadFailed, RegistryUnavailable: It cannot be read.
+        """
+        signature = self._ask("signature", source=source)["signature"]
+        return None if signature is None else Signature.from_json(signature)
+
     def environment(
         self, path: str, progress: Progress | None = None, *, installer: str, s_max: float
     ) -> str:

@@ -90,11 +90,11 @@ def from_registry(model: str, version: str, tracking_uri: str | None) -> Known:
         stack.callback(librarian.close)
         try:
             resolved = _resolved(librarian, uris)
-            fetched = librarian.fetch(resolved.source)
+            signature = librarian.signature(resolved.source)
         except HeadraceError as error:
             raise UsageError(str(error)) from None
     served = name or resolved.name
-    return Known(served, resolved.version, _usable(served, fetched.signature), FieldNumbers())
+    return Known(served, resolved.version, _usable(served, signature), FieldNumbers())
 
 
 def is_uri(model: str) -> bool:

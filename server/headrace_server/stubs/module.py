@@ -294,7 +294,9 @@ def _imports(body: str) -> list[str]:
         for module, names in _LIBRARY
         if (found := [name for name in names if name in said])
     ]
-    lines += ["", *(line for name, line in _NUMPY if name in said)]
+    if lines:
+        lines.append("")
+    lines += [line for name, line in _NUMPY if name in said]
     ours = [name for name in _OURS if name in said]
     line = f"from {_STUBS} import {', '.join(ours)}"
     more = [line] if len(line) <= WIDTH else exploded(f"from {_STUBS} import (", ours, ")")
