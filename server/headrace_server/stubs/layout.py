@@ -17,7 +17,9 @@ def quoted(text: str) -> str:
     return '"' + body.replace('"', '\\"') + '"'
 
 
-def bracketed(head: str, items: Sequence[str], tail: str, indent: str = "") -> list[str]:
+def bracketed(
+    head: str, items: Sequence[str], tail: str, indent: str = "", *, around: int = 0
+) -> list[str]:
     """*head*, *items* and *tail* in one line, or with an item a line where that is too long.
 
     Args:
@@ -25,9 +27,10 @@ def bracketed(head: str, items: Sequence[str], tail: str, indent: str = "") -> l
         items: What stands between the brackets.
         tail: From the closing bracket on.
         indent: Before every line.
+        around: Characters that the line will get besides: a further indent, a comma.
     """
     line = f"{indent}{head}{', '.join(items)}{tail}"
-    if len(line) <= WIDTH and "\n" not in line:
+    if len(line) + around <= WIDTH and "\n" not in line:
         return [line]
     return exploded(head, items, tail, indent)
 
@@ -39,13 +42,15 @@ def exploded(head: str, items: Iterable[str], tail: str, indent: str = "") -> li
     return [indent + head, *(f"{line}," for line in lines), indent + tail]
 
 
-def tuple_of(items: Sequence[str], head: str = "", indent: str = "") -> list[str]:
-    """*head* and a tuple of *items*."""
-    if len(items) == 1 and "\n" not in items[0]:
+def tuple_of(
+    items: Sequence[str], head: str = "", indent: str = "", *, around: int = 0
+) -> list[str]:
+    """*head* and a tuple of *items*; see `bracketed`."""
+    if len(items) == 1:
         line = f"{indent}{head}({items[0]},)"
-        if len(line) <= WIDTH:
-            return [line]
-    return bracketed(f"{head}(", items, ")", indent)
+        is_short = len(line) + around <= WIDTH and "\n" not in line
+        return [line] if is_short else exploded(f"{head}(", items, ")", indent)
+    return bracketed(f"{head}(", items, ")", indent, around=around)
 
 
 def docstring(

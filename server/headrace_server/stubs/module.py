@@ -5,6 +5,7 @@ tensor protocol: its classes are thin over headrace_client.stubs, which does the
 """
 
 import ast
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from .telling import of_param, of_tensor
 
 # Longer ones make no line that anyone wants to read.
 _PREFIX_CHARS_MAX: Final = 40
+_DEFAULT_CHARS_MAX: Final = WIDTH - 2 * len(INDENT) - 1
+_INFERRED_MAX: Final = 256
 _TIMEOUT: Final = ("timeout", "Seconds for the whole call; None for the client's.")
 _RAISES: Final = (
     "headrace_client.HeadraceClientError",
@@ -158,6 +161,8 @@ class _Module:
     def _param(self, item: Item, name: str) -> _Argument:
         spec = item.param
         text, default = self._declared.of_param(spec), _default(spec)
+        if spec.shape is not None and len(f"{name}: {text} = {default}") > _DEFAULT_CHARS_MAX:
+            default = "None"
         if default == "None":
             text = f"{text} | None"
         text = self._fitting(name, text, default, item.name)
@@ -194,11 +199,10 @@ class _Module:
         arguments = [
             f"model={quoted(self._service.model)}",
             f"digest={quoted(fingerprint(self._signature))}",
-            "\n".join(tuple_of([_spec(item.tensor) for item in self._service.inputs], "inputs=")),
+            _specs("inputs", self._service.inputs),
         ]
         if self._service.outputs:
-            outputs = [_spec(item.tensor) for item in self._service.outputs]
-            arguments.append("\n".join(tuple_of(outputs, "outputs=")))
+            arguments.append(_specs("outputs", self._service.outputs))
         return "\n".join(exploded("CONTRACT = Contract(", arguments, ")"))
 
     def _answer(self, name: str, first: str, *, is_row: bool) -> str:
@@ -266,7 +270,10 @@ class _Module:
             lines.append(f'{inner}"""See `{self._client}.{name}`."""')
         else:
             lines += docstring(first, [("Args", [*told, _TIMEOUT]), ("Raises", [_RAISES])], inner)
-        lines += tuple_of([one.name for one in self._inputs], "values = ", inner)
+        values = [one.name for one in self._inputs]
+        # Of longer tuples pyright does not infer the type.
+        typed = ": tuple[object, ...]" if len(values) > _INFERRED_MAX else ""
+        lines += tuple_of(values, f"values{typed} = ", inner)
         parameters = "None"
         if self._params:
             parameters = "parameters"
@@ -303,6 +310,12 @@ def _imports(body: str) -> list[str]:
     return [*lines, *more]
 
 
+def _specs(name: str, items: Sequence[Item]) -> str:
+    """An argument of the contract."""
+    specs = [_spec(item.tensor) for item in items]
+    return "\n".join(tuple_of(specs, f"{name}=", around=len(INDENT) + 1))
+
+
 def _spec(spec: TensorSpec) -> str:
     arguments = [quoted(spec.name), quoted(spec.datatype), repr(spec.shape)]
     if spec.is_column:
@@ -323,11 +336,11 @@ def _told_name(name: str, python: str) -> str:
 
 
 def _default(spec: ParamSpec) -> str:
-    """Source of a parameter's default; None for what Python would share between calls."""
+    """Source of a parameter's default; None for what has no literal that calls may share."""
     if isinstance(spec.default, list):
-        if all(isinstance(item, bool | int | float | str) for item in spec.default):
-            return tuple_of([_literal(item) for item in spec.default])[0]
-        return "None"
+        literals = [_literal(item) for item in spec.default]
+        lines = tuple_of(literals)
+        return lines[0] if "None" not in literals and len(lines) == 1 else "None"
     return _literal(spec.default)
 
 
@@ -335,5 +348,5 @@ def _literal(value: Any) -> str:
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, float):
-        return repr(value) if value - value == 0 else "None"
+        return repr(value).replace("e+", "e") if math.isfinite(value) else "None"
     return repr(value) if isinstance(value, bool | int) else "None"
