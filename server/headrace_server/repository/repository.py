@@ -311,6 +311,7 @@ class Repository:
         try:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
+            model.declared = fetched.signature
             self._loader.start(model, fetched, self._command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
