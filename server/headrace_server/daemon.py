@@ -168,6 +168,7 @@ class Daemon:
             device=_default_device(settings.device),
             drain_s=settings.drain_s,
             is_strict=settings.strict_readiness,
+            writes_tags=settings.typed_tags,
         )
         metrics = Metrics(self._repository, pool)
         self._service = Service(

@@ -55,7 +55,8 @@ class ModelVersion:
         device: Where it computes.
         signature: Effective inputs and outputs; None for a model that accepts what comes.
         declared: The signature that it was logged with, or None.
-        fields: The field numbers of its typed service that are known from earlier versions.
+        registered: The registered model that it is a version of; empty for none.
+        fields: The field numbers of its typed service, those of earlier versions among them.
         is_batchable: Whether its requests share batches.
         note: What the probe at load found worth telling.
         warm_s: How long running every allowed size took at load (seconds).
@@ -74,6 +75,7 @@ class ModelVersion:
     device: str = ""
     signature: Signature | None = None
     declared: Signature | None = None
+    registered: str = ""
     fields: FieldNumbers = field(default_factory=FieldNumbers)
     is_batchable: bool = True
     note: str = ""
