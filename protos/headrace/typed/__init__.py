@@ -4,13 +4,15 @@
 signatures and equal known numbers give equal services, on the daemon's side and on a stub's.
 """
 
-from .description import DATATYPE_OF_ARRAY, Item, Kind, TypedService, describe
+from .description import PACKAGE, Item, Kind, TypedService, describe, service_name
 from .descriptor import file_of
-from .fingerprint import Drift, drift, fingerprint
+from .fingerprint import SIGNATURE_KEY, SIGNATURE_PARAMETER, Drift, drift, fingerprint
 from .numbers import FieldNumbers
 
 __all__ = [
-    "DATATYPE_OF_ARRAY",
+    "PACKAGE",
+    "SIGNATURE_KEY",
+    "SIGNATURE_PARAMETER",
     "Drift",
     "FieldNumbers",
     "Item",
@@ -20,4 +22,5 @@ __all__ = [
     "drift",
     "file_of",
     "fingerprint",
+    "service_name",
 ]

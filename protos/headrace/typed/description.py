@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..datatypes import BYTES
 from ..signature import ParamSpec, Signature, TensorSpec
 from .names import cleaned, field_names, message_prefix, python_name
 from .numbers import OWN_NUMBER, FieldNumbers, extended, number_at
@@ -58,15 +57,6 @@ _ARRAYS: Final = {
     "string": ("StringArray", "string"),
 }
 ELEMENT_OF_ARRAY: Final = dict(_ARRAYS.values())
-DATATYPE_OF_ARRAY: Final = {
-    "BoolArray": "BOOL",
-    "Int32Array": "INT32",
-    "Int64Array": "INT64",
-    "FloatArray": "FP32",
-    "DoubleArray": "FP64",
-    "StringArray": BYTES.name,
-}
-
 _PARAMS: Final = {
     "boolean": "bool",
     "integer": "sfixed32",
@@ -123,6 +113,11 @@ class Item:
     is_optional: bool
     is_list: bool
     spec: TensorSpec | ParamSpec
+
+    @property
+    def type_of_values(self) -> str:
+        """The protobuf type of one value: that of a message's values, else its own."""
+        return ELEMENT_OF_TENSOR.get(self.type) or ELEMENT_OF_ARRAY.get(self.type) or self.type
 
     @property
     def tensor(self) -> TensorSpec:

@@ -15,6 +15,11 @@ from typing import Any, Final
 
 from ..signature import ParamSpec, Signature, TensorSpec
 
+# Where a caller says what it was made for: in the metadata of a typed call, or as a parameter of a
+# request of the tensor protocol, which is looked at once per kind of request.
+SIGNATURE_KEY: Final = "headrace-signature"
+SIGNATURE_PARAMETER: Final = "headrace_signature"
+
 # Of gRPC metadata, or of a request's parameters, which travel with every call.
 FINGERPRINT_CHARS_MAX: Final = 8192
 _NAME_BYTES: Final = 4

@@ -16,6 +16,9 @@ _KEPT: Final = 1000
 OWN_NUMBER: Final = 100_000
 _ENTRIES_MAX: Final = OWN_NUMBER - _KEPT - 1
 
+# What is kept of them; it travels between our processes in one piece.
+TEXT_CHARS_MAX: Final = 32_000
+
 _GROUPS: Final = ("inputs", "outputs", "params")
 
 
@@ -33,6 +36,16 @@ class FieldNumbers:
     outputs: tuple[str, ...] = ()
     params: tuple[str, ...] = ()
 
+    def merged(self, other: "FieldNumbers") -> "FieldNumbers":
+        """These, and behind them what *other* has and these have not.
+
+        Raises:
+            ValueError: There are too many.
+        """
+        return FieldNumbers(
+            *(extended(getattr(self, name), getattr(other, name)) for name in _GROUPS)
+        )
+
     def to_text(self) -> str:
         """JSON, as short as it can be."""
         groups = {name: getattr(self, name) for name in _GROUPS if getattr(self, name)}
@@ -45,6 +58,8 @@ class FieldNumbers:
         Raises:
             ValueError: It is something else.
         """
+        if len(text) > TEXT_CHARS_MAX:
+            raise ValueError(f"expected at most {TEXT_CHARS_MAX} characters, got {len(text)}")
         groups = json.loads(text)
         if not isinstance(groups, dict) or not set(groups) <= set(_GROUPS):
             raise ValueError(f"expected an object with {', '.join(_GROUPS)}")

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.typed import FieldNumbers
+
 from ..childlog import log, log_uncaught
 from ..errors import (
     HeadraceError,
@@ -121,6 +123,13 @@ def _result(
         case "signature":
             signature = registry.signature(question["source"])
             return {"signature": None if signature is None else signature.to_json()}
+        case "number_fields":
+            numbered = registry.number_fields(
+                question["name"],
+                FieldNumbers.from_text(question["wanted"]),
+                writes=question["writes"],
+            )
+            return {"numbers": numbered.numbers.to_text(), "trouble": numbered.trouble}
         case "environment":
             found = registry.environments.of(
                 Path(question["path"]),

@@ -54,6 +54,7 @@ class Loader:
         *,
         device: str,
         on_change: Callable[[], None],
+        on_signed: Callable[[ModelVersion], None],
     ) -> None:
         """Load into the workers of *pool*.
 
@@ -62,12 +63,14 @@ class Loader:
             completions: Follows the queues.
             device: For models that name none.
             on_change: Told whenever a model's readiness may have changed, on any thread.
+            on_signed: Told when a model's signature is known, before the model is ready.
         """
         self.schedulers: tuple[Scheduler[Slot], ...] = ()
         self._pool = pool
         self._completions = completions
         self._device = device
         self._on_change = on_change
+        self._on_signed = on_signed
         self._lock = threading.Lock()
 
     def start(self, model: ModelVersion, fetched: Fetched, command: Sequence[str] = ()) -> None:
@@ -125,6 +128,7 @@ class Loader:
         model.note = found["why"]
         model.warm_s = found["warm_s"]
         model.memory_bytes = found["memory_bytes"]
+        self._on_signed(model)
         self._attach(model, started, splits=found["splits"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import structlog
 
+from headrace.typed import FieldNumbers, describe
+
 from ..completions import Completions
 from ..errors import (
     SERVER_ENDS,
@@ -73,6 +75,7 @@ class Repository:
         device: str,
         drain_s: float = 30.0,
         is_strict: bool = False,
+        writes_tags: bool = False,
     ) -> None:
         """Hold no models yet.
 
@@ -84,6 +87,7 @@ class Repository:
             device: For models that name none.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
+            writes_tags: Whether field numbers of typed services are kept in the registry.
         """
         self.generation = 0
         self._librarian = librarian
@@ -93,7 +97,16 @@ class Repository:
         self._demanded: frozenset[str] = frozenset()
         # Digests of models whose requirements were told not to be met.
         self._warned: set[str] = set()
-        self._loader = Loader(pool, completions, device=device, on_change=self._changed)
+        self._writes_tags = writes_tags
+        # The field numbers of each name's typed service, as last seen.
+        self._fields: dict[str, FieldNumbers] = {}
+        self._loader = Loader(
+            pool,
+            completions,
+            device=device,
+            on_change=self._changed,
+            on_signed=self._number_fields,
+        )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
         self._models: dict[str, tuple[ModelVersion, ...]] = {}
@@ -311,6 +324,7 @@ class Repository:
         try:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
+            model.declared = fetched.signature
             self._loader.start(model, fetched, self._command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
@@ -337,6 +351,30 @@ class Repository:
             self._awaited.discard(model)
         self._changed()
         return failure
+
+    def _number_fields(self, model: ModelVersion) -> None:
+        """Give the fields of *model*'s typed service their numbers, as earlier versions had them.
+
+        Whatever goes wrong, the model is served: by the numbers that this daemon knows.
+        """
+        if model.signature is None:
+            return
+        known = self._fields.get(model.name, FieldNumbers())
+        trouble = ""
+        try:
+            wanted = describe(model.name, model.signature, known).numbers
+            if model.registered:
+                wanted, trouble = self._librarian.number_fields(
+                    model.registered, wanted, writes=self._writes_tags
+                )
+            model.fields = self._fields[model.name] = wanted
+        except (HeadraceError, ValueError) as error:
+            model.fields = known
+            trouble = error.message if isinstance(error, HeadraceError) else str(error)
+        if trouble:
+            _log.warning(
+                "fields_not_numbered", model=model.name, version=model.version, why=trouble
+            )
 
     def _command(self, model: ModelVersion, fetched: Fetched) -> list[str]:
         """What runs the workers of *model*; empty for our own Python.
@@ -421,6 +459,7 @@ class Repository:
             wanted.uri,
             wanted.resolved.followed,
             self._settings_of(wanted.name, wanted.resolved.tags),
+            registered=wanted.resolved.registered,
         )
 
     def _enter(self, *versions: ModelVersion) -> None:
