@@ -139,10 +139,9 @@ class AsyncClient:
         payload: bytes,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
-        metadata: Sequence[tuple[str, str]] = (),
     ) -> bytes:
         """See `Client.exchange`."""
-        return await self._call(self._infer, payload, self._deadline_at(timeout), metadata)
+        return await self._call(self._infer, payload, self._deadline_at(timeout))
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """See `Client.metadata`."""
@@ -247,11 +246,9 @@ class AsyncClient:
         method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
         deadline: float | None,
-        more_metadata: Sequence[tuple[str, str]] = (),
     ) -> _Answer:
-        metadata = (*(self._metadata or ()), *more_metadata) if more_metadata else self._metadata
         try:
-            return await method(request, timeout=left_s(deadline), metadata=metadata)
+            return await method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 

@@ -205,7 +205,6 @@ class Client:
         payload: bytes,
         *,
         timeout: float | None = None,
-        metadata: Sequence[tuple[str, str]] = (),
     ) -> bytes:
         """Send the bytes of a ModelInferRequest as they are, for those of its answer.
 
@@ -214,12 +213,11 @@ class Client:
         Args:
             payload: The request.
             timeout: Seconds for the whole call; None for the client's.
-            metadata: Request headers, beside those of the client.
 
         Raises:
             HeadraceClientError: The call failed, in the class of its status.
         """
-        return self._call(self._infer, payload, self._deadline_at(timeout), metadata)
+        return self._call(self._infer, payload, self._deadline_at(timeout))
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """What *model* is and takes, as the server says now.
@@ -342,11 +340,9 @@ class Client:
         method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
         deadline: float | None,
-        more_metadata: Sequence[tuple[str, str]] = (),
     ) -> _Answer:
-        metadata = (*(self._metadata or ()), *more_metadata) if more_metadata else self._metadata
         try:
-            return method(request, timeout=left_s(deadline), metadata=metadata)
+            return method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 

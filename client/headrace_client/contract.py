@@ -16,14 +16,12 @@ import numpy as np
 
 from headrace.datatypes import DATATYPES
 from headrace.signature import TensorSpec
+from headrace.typed import SIGNATURE_PARAMETER
 
 from .calls import Parameter, RequestEncoder, ResponseDecoder
 from .errors import InputMismatch, InvalidResponse
 from .inputs import Form, Tensors
 from .types import Array, ModelMetadata, Prediction
-
-# Which request header a server reads a stub's digest from.
-SIGNATURE_KEY: Final = "headrace-signature"
 
 _COLUMN: Final = (-1,)
 # How one value of these datatypes is packed, and the type that takes no other way.
@@ -37,13 +35,14 @@ class Contract:
 
     Attributes:
         model: The name it was served by when the stub was written.
-        digest: That of its signature; a server refuses a stub whose model has changed too much.
+        fingerprint: That of its signature, by which a server knows whether the model still is one
+            that the stub can ask.
         inputs: In the signature's order, which is that of a call's values.
         outputs: In the signature's order; empty where it names none.
     """
 
     model: str
-    digest: str
+    fingerprint: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...] = ()
 
@@ -57,6 +56,8 @@ class StubCodec:
         self._form = Form(ModelMetadata(model, (), "", contract.inputs, contract.outputs))
         self._encoder = RequestEncoder()
         self._decoder = ResponseDecoder()
+        # With it a server refuses us where the model has changed too much.
+        self._own: dict[str, Parameter] = {SIGNATURE_PARAMETER: contract.fingerprint}
         self._packed = _PackedRow.of(contract.inputs)
 
     def row(self, values: Sequence[Any], parameters: Mapping[str, Any] | None) -> bytes:
@@ -120,12 +121,11 @@ class StubCodec:
 
     def _encode(self, given: Mapping[str, Any], parameters: Mapping[str, Any] | None) -> bytes:
         tensors = self._form.fill(given)
-        return self._encoder.encode(
-            self._model, self._version, tensors, parameters=_parameters(parameters)
-        )
+        own = self._own if parameters is None else {**_parameters(parameters), **self._own}
+        return self._encoder.encode(self._model, self._version, tensors, parameters=own)
 
     def _header(self, tensors: Tensors) -> bytes:
-        return self._encoder.encode(self._model, self._version, tensors)
+        return self._encoder.encode(self._model, self._version, tensors, parameters=self._own)
 
     def _answered(self, prediction: Prediction) -> list[tuple[TensorSpec, Array]]:
         """Each output of the contract with its array."""
@@ -253,10 +253,8 @@ def _json(spec: TensorSpec, array: Array) -> list[Any]:
         raise InvalidResponse(f"output {spec.name!r}: expected JSON in BYTES") from None
 
 
-def _parameters(given: Mapping[str, Any] | None) -> dict[str, Parameter] | None:
+def _parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:
     """The parameters that were given, as `Client.predict` takes them."""
-    if given is None:
-        return None
     return {name: _parameter(value) for name, value in given.items() if value is not None}
 
 

@@ -17,7 +17,7 @@ from headrace.signature import TensorSpec
 from .aio import AsyncClient
 from .channel import DEFAULT_TARGET
 from .client import Client
-from .contract import SIGNATURE_KEY, Contract, StubCodec
+from .contract import Contract, StubCodec
 from .types import Prediction
 
 __all__ = [
@@ -83,7 +83,6 @@ class Stub:
         """
         contract = self.contract
         self._codec = StubCodec(contract, model or contract.model, version)
-        self._metadata = ((SIGNATURE_KEY, contract.digest),)
         self._is_owner = not isinstance(target, Client)
         self._client = target if isinstance(target, Client) else Client(target, token=token)
 
@@ -146,7 +145,7 @@ class Stub:
         return self._codec.prediction(self._exchange(payload, timeout_s))
 
     def _exchange(self, payload: bytes, timeout_s: float | None) -> bytes:
-        return self._client.exchange(payload, timeout=timeout_s, metadata=self._metadata)
+        return self._client.exchange(payload, timeout=timeout_s)
 
 
 class AsyncStub:
@@ -179,7 +178,6 @@ class AsyncStub:
         """
         contract = self.contract
         self._codec = StubCodec(contract, model or contract.model, version)
-        self._metadata = ((SIGNATURE_KEY, contract.digest),)
         self._is_owner = not isinstance(target, AsyncClient)
         self._client = (
             target if isinstance(target, AsyncClient) else AsyncClient(target, token=token)
@@ -244,4 +242,4 @@ class AsyncStub:
         return self._codec.prediction(await self._exchange(payload, timeout_s))
 
     async def _exchange(self, payload: bytes, timeout_s: float | None) -> bytes:
-        return await self._client.exchange(payload, timeout=timeout_s, metadata=self._metadata)
+        return await self._client.exchange(payload, timeout=timeout_s)

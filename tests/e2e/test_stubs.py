@@ -9,7 +9,7 @@ import sys
 import types
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from typer.testing import CliRunner
 
 import models
-from headrace_client import Client, InvalidArgument, Prediction
+from headrace_client import Client, FailedPrecondition, InvalidArgument, Prediction
 from headrace_server import exits
 from headrace_server.cli import app
 from serving import Daemon
@@ -62,9 +62,14 @@ class Echo(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 AWKWARD = ["class", "self", "timeout", "Größe (cm)", "a b", "a-b", "a_b", "1st", "np", "🙂"]
 
 
-def save_columns(path: Path, names: list[str]) -> str:
-    """A model with a double column of each of *names*; its path."""
-    schema = Schema([ColSpec(DataType.double, name) for name in names])
+def save_columns(path: Path, names: list[str], optional: Sequence[str] = ()) -> str:
+    """A model with a double column of each of *names* and of *optional*; its path."""
+    schema = Schema(
+        [
+            *(ColSpec(DataType.double, name) for name in names),
+            *(ColSpec(DataType.double, name, required=False) for name in optional),
+        ]
+    )
     outputs = Schema([ColSpec(DataType.double, "float")])
     with warnings.catch_warnings():
         # MLflow has much to say to people who save models.
@@ -171,6 +176,11 @@ def direct(name: str, contract: Any, rows: Mapping[str, Any], given: list[Any]) 
         return [plain(array) for array in models.model(name).expected(dict(rows)).values()]
     loaded = mlflow.pyfunc.load_model(str(models.model(name).path))
     named = dict(zip((spec.name for spec in contract.inputs), given, strict=True))
+    if "owner" in named:
+        # MLflow wants numpy's instants within objects.
+        named["owner"] = [
+            {**owner, "seen": np.datetime64(owner["seen"])} for owner in named["owner"]
+        ]
     is_table = all(spec.is_column for spec in contract.inputs)
     if name in {"py_hinted", "py_orders"}:
         answer = loaded.predict(list(given[0]))
@@ -220,7 +230,7 @@ def nearly(found: Any, expected: Any) -> bool:
             nearly(found[key], expected[key]) for key in expected
         )
     if isinstance(expected, float):
-        return found == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True)
+        return bool(found == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True))
     return bool(found == expected)
 
 
@@ -281,6 +291,31 @@ def test_columns_of_any_name_and_number_can_be_asked(
         answer = client.predict(**arguments(client.predict, [float(n) for n in range(count)]))
 
     assert answer.float_ == sum(range(count))
+
+
+@pytest.mark.slow
+def test_a_stub_outlives_compatible_changes_of_its_model_and_is_refused_after_others(
+    daemon: Daemon, folder: Path
+) -> None:
+    with Client(daemon.address) as client:
+
+        def load(version: str, names: list[str], optional: Sequence[str] = ()) -> None:
+            client.load("drifting", save_columns(folder / version, names, optional))
+
+        load("first", ["a", "b"])
+        module = imported(written("drifting", "--server", daemon.address))
+        stub = module.DriftingClient(client)
+        assert stub.predict(a=1.0, b=2.0).float_ == 3.0
+
+        load("reordered", ["b", "a"], optional=["c"])
+        assert stub.predict(a=1.0, b=2.0).float_ == 3.0
+
+        load("renamed", ["a", "sepal"])
+        for ask in (stub.predict, stub.predict_batch):
+            with pytest.raises(FailedPrecondition, match="'sepal' is new") as caught:
+                ask(a=1.0, b=2.0)
+            assert "1 input is gone" in str(caught.value)
+        client.unload("drifting")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.signature import Signature
-from headrace.typed import FieldNumbers
+from headrace.typed import FieldNumbers, describe
 from headrace_client import HeadraceClientError
 
 from ..connecting import Connection
@@ -90,11 +90,19 @@ def from_registry(model: str, version: str, tracking_uri: str | None) -> Known:
         stack.callback(librarian.close)
         try:
             resolved = _resolved(librarian, uris)
-            signature = librarian.signature(resolved.source)
+            signature = _usable(name or resolved.name, librarian.signature(resolved.source))
+            numbers = _numbers(librarian, resolved, signature)
         except HeadraceError as error:
             raise UsageError(str(error)) from None
-    served = name or resolved.name
-    return Known(served, resolved.version, _usable(served, signature), FieldNumbers())
+    return Known(name or resolved.name, resolved.version, signature, numbers)
+
+
+def _numbers(librarian: "Librarian", resolved: "Resolved", signature: Signature) -> FieldNumbers:
+    """The field numbers that the registry keeps; where it keeps none, a daemon gives the same."""
+    if not resolved.registered:
+        return FieldNumbers()
+    wanted = describe(resolved.name, signature).numbers
+    return librarian.number_fields(resolved.registered, wanted, writes=False)[0]
 
 
 def is_uri(model: str) -> bool:

@@ -198,7 +198,7 @@ class _Module:
     def _contract(self) -> str:
         arguments = [
             f"model={quoted(self._service.model)}",
-            f"digest={quoted(fingerprint(self._signature))}",
+            f"fingerprint={quoted(fingerprint(self._signature))}",
             _specs("inputs", self._service.inputs),
         ]
         if self._service.outputs:

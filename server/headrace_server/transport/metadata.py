@@ -29,6 +29,7 @@ def metadata_of(model: ModelVersion) -> ModelMetadataResponse:
         for param in model.signature.params:
             _set_default(response.parameters[param.name], param)
         response.signature = json.dumps(model.signature.to_json(), separators=(",", ":"))
+        response.field_numbers = model.fields.to_text()
     return response
 
 
