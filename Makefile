@@ -94,6 +94,7 @@ bench: setup
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/typed.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

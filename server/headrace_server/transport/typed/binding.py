@@ -315,7 +315,8 @@ def _parameter(item: Item, value: Any) -> Any:
             nanoseconds = read_instant(value.SerializeToString())
         except ValueError as error:
             raise InvalidRequest(f"parameter {item.name!r}: {error}") from None
-        return str(np.datetime64(nanoseconds, "ns"))
+        # Python reads no more than microseconds.
+        return str(np.datetime64(nanoseconds // 1000, "us"))
     if item.kind is Kind.VALUE:
         return plain(value)
     # The decimal that the caller wrote, not the double nearest to its float.

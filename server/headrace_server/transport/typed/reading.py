@@ -1,5 +1,6 @@
 """Reading: the pieces of an input's field as a tensor."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,7 +43,10 @@ def reader_of(item: Item, array_class: Any, *, is_row: bool) -> Read:
         case Kind.INSTANT:
             return lambda pieces: _read_instants(item, _messages(pieces, is_row=is_row))
         case Kind.VALUE:
-            return lambda pieces: _read_cells(item, _messages(pieces, is_row=is_row), read_json)
+            schema = json.loads(item.tensor.schema) if item.tensor.schema else None
+            return lambda pieces: _read_cells(
+                item, _messages(pieces, is_row=is_row), lambda piece: read_json(piece, schema)
+            )
         case Kind.ARRAY:
 
             def read(piece: bytes) -> bytes:

@@ -4,6 +4,7 @@ Instants are int64 nanoseconds since 1970, and JSON is text.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Value
@@ -15,6 +16,9 @@ _NAT_SECONDS: Final = -62_135_596_800
 _NS: Final = 1_000_000_000
 # Beyond it a double is no longer one integer.
 _EXACT: Final = 2**53
+
+# A type in MLflow's own JSON.
+Schema = Mapping[str, Any]
 
 
 def read_instant(piece: bytes) -> int:
@@ -40,13 +44,13 @@ def write_instant(nanoseconds: int) -> bytes:
     return Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
 
 
-def read_json(piece: bytes) -> bytes:
-    """The JSON text of an encoded Value.
+def read_json(piece: bytes, schema: Schema | None = None) -> bytes:
+    """The JSON text of an encoded Value, which *schema* describes.
 
     Raises:
         ValueError: It is none.
     """
-    return json.dumps(plain(_parsed(Value, piece))).encode()
+    return json.dumps(plain(_parsed(Value, piece), schema)).encode()
 
 
 def write_json(text: bytes) -> bytes:
@@ -59,8 +63,11 @@ def write_json(text: bytes) -> bytes:
     return value.SerializeToString()
 
 
-def plain(value: Value) -> Any:
-    """What JSON would hold; a number without a fraction is an integer."""
+def plain(value: Value, schema: Schema | None = None) -> Any:
+    """What JSON would hold; a number without a fraction is an integer.
+
+    protobuf keeps no order of names: they come as *schema* has them, then in alphabetical order.
+    """
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value
@@ -70,9 +77,14 @@ def plain(value: Value) -> Any:
         case "bool_value":
             return value.bool_value
         case "struct_value":
-            return {name: plain(field) for name, field in value.struct_value.fields.items()}
+            fields = value.struct_value.fields
+            kinds = (schema or {}).get("properties", {})
+            every = (schema or {}).get("values")
+            names = [*(name for name in kinds if name in fields), *sorted(set(fields) - set(kinds))]
+            return {name: plain(fields[name], kinds.get(name, every)) for name in names}
         case "list_value":
-            return [plain(item) for item in value.list_value.values]
+            items = (schema or {}).get("items")
+            return [plain(item, items) for item in value.list_value.values]
     return None
 
 
