@@ -16,7 +16,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers test-environments soak bench protos clean
+.PHONY: help setup demo check format test test-faults test-strangers test-environments test-node soak bench protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
+	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
@@ -83,6 +84,13 @@ $(PROTOBUF7)/installed: pyproject.toml
 
 test-environments: setup
 	$(BIN)/python -m pytest -m environments tests/environments
+
+test-node: setup tests/node/node_modules
+	$(BIN)/python -m pytest tests/node
+
+tests/node/node_modules: tests/node/package.json
+	npm install --prefix tests/node --no-audit --no-fund --no-package-lock
+	@touch $@
 
 soak: setup
 	$(BIN)/python -m pytest -m soak -s tests/soak

@@ -47,6 +47,11 @@ def stub(
     except ValueError as error:
         raise UsageError(str(error)) from None
     if is_proto:
+        if not known.signature.outputs:
+            raise UsageError(
+                f"model {known.model!r} has no typed service, so no .proto file: its signature "
+                "names no outputs"
+            )
         text = proto_of(service, version=known.version)
     else:
         text = module_of(service, known.signature, version=known.version)
