@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.datatypes import DATATYPES
+from headrace.datatypes import DATATYPES, EXACT_INTEGER_MAX
 from headrace.signature import TensorSpec
 from headrace.typed import SIGNATURE_PARAMETER
 
@@ -172,8 +172,8 @@ class _PackedRow:
         return cls(inputs, codes, tuple(way[1] for way in ways if way is not None))
 
     def takes(self, values: Sequence[Any]) -> bool:
-        """Whether the values are of the very types that need no look at them."""
-        return tuple(map(type, values)) == self._types
+        """Whether the values can be packed without being cast."""
+        return tuple(map(type, values)) == self._types or all(map(_is_packed, values, self._types))
 
     def head(self, header: Callable[[Tensors], bytes]) -> bytes:
         """What stands before the values."""
@@ -187,6 +187,15 @@ class _PackedRow:
         pieces[::2] = self._fields
         pieces[1::2] = values
         return self._struct.pack(*pieces)
+
+
+def _is_packed(value: Any, wanted: type) -> bool:
+    """Whether packing keeps *value* as it is, where *wanted* is float or int."""
+    kind = type(value)
+    if kind is wanted or (kind is np.float64 and wanted is float):
+        return True
+    is_whole = kind is int and wanted is float
+    return is_whole and -EXACT_INTEGER_MAX <= value <= EXACT_INTEGER_MAX
 
 
 def _one_row(spec: TensorSpec, value: Any) -> Any:

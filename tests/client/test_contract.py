@@ -49,10 +49,17 @@ def test_a_row_of_numbers_is_the_same_request_whichever_way_it_takes(
     stub = codec(NUMBERS)
 
     packed = stub.row((size, count, rank), None)
-    # numpy's own types take the general way.
+    # Integers of numpy take the general way.
     general = stub.row((np.float64(size), np.int64(count), np.int32(rank)), None)
 
     assert packed == general == stub.batch(([size], [count], [rank]), None)
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_a_whole_number_is_taken_where_a_float_is_wanted(size: int) -> None:
+    stub = codec(NUMBERS)
+
+    assert stub.row((size, 1, 2), None) == stub.row((float(size), 1, 2), None)
 
 
 @pytest.mark.parametrize(
