@@ -11,12 +11,16 @@ STRANGERS := .venv-strangers
 PROTOBUF7 := .venv-protobuf7
 NEWEST := -m pip install --quiet --disable-pip-version-check --progress-bar on $(PIP_OPTIONS) \
 	--upgrade --upgrade-strategy eager
+# TensorFlow pins what others want newer, so what needs it is tested apart.
+FLAVORS := .venv-flavors
+FLAVORS_TESTS := $(addprefix tests/server/adapters/test_,adapters.py keras.py tensorflow.py)
 # By number, so that pip takes the build of `make setup` and not a newer one for CUDA.
 TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-strangers test-environments test-node soak bench protos clean
+.PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
+	test-node soak bench bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -25,9 +29,12 @@ help:
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
+	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
-	@echo "make check   format, lint, types, import contracts, generated files"
+	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
+	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
+	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"
 	@echo "make clean   remove the virtual environment and what the demo made"
 
@@ -51,6 +58,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint Dockerfile.gpu
 
 format: setup
 	$(BIN)/ruff format .
@@ -92,6 +100,18 @@ tests/node/node_modules: tests/node/package.json
 	npm install --prefix tests/node --no-audit --no-fund --no-package-lock
 	@touch $@
 
+test-flavors: $(FLAVORS)/installed
+	@# Their tests skip where it is not installed: here it must be.
+	$(FLAVORS)/bin/python -c 'import tensorflow'
+	KERAS_BACKEND=tensorflow $(FLAVORS)/bin/python -m pytest $(FLAVORS_TESTS) -k "keras or tensorflow or tf_"
+
+# By number as above, and the build without CUDA, which brings the same module.
+$(FLAVORS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(FLAVORS)
+	$(FLAVORS)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar on $(PIP_OPTIONS) \
+		--editable ".[demo,test,keras]" $(TORCH) "tensorflow-cpu>=2.18"
+	@touch $@
+
 soak: setup
 	$(BIN)/python -m pytest -m soak -s tests/soak
 
@@ -104,8 +124,18 @@ bench: setup
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/typed.py
 
+bench-flavors: setup
+	$(BIN)/python benchmarks/flavors.py
+
+# Into an environment with CUDA builds: they are what `make setup` finds without an index of CPU builds.
+gpu-check: setup
+	$(BIN)/python -c 'import torch, sys; sys.exit(0 if torch.cuda.is_available() else \
+		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
+	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
+	$(BIN)/python benchmarks/gpu.py
+
 protos: setup
 	$(BIN)/python protos/generate.py
 
 clean:
-	rm -rf $(VENV) $(STRANGERS) $(PROTOBUF7) demo demo.json
+	rm -rf $(VENV) $(STRANGERS) $(PROTOBUF7) $(FLAVORS) demo demo.json

@@ -20,6 +20,8 @@ import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.datatypes import datatype_of
+from headrace.elements import encode_elements
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -115,7 +117,7 @@ def control(core: int, transport: str, *arguments: str) -> Iterator[Server]:
 
 @contextmanager
 def daemon(
-    core: int,
+    core: int | None,
     tracking_uri: str,
     uris: Sequence[str],
     transport: str,
@@ -125,7 +127,7 @@ def daemon(
     """The installed headrace, ready to serve *uris*.
 
     Args:
-        core: Where all its processes run.
+        core: Where all its processes run; None for wherever the kernel puts them.
         tracking_uri: Its registry.
         uris: What it serves.
         transport: "native" or "grpcio".
@@ -148,9 +150,9 @@ def daemon(
             process.wait(30)
 
 
-def pin(core: int) -> list[str]:
-    """What a command begins with that has only *core*."""
-    return ["taskset", "-c", str(core)]
+def pin(core: int | None) -> list[str]:
+    """What a command begins with that has only *core*; nothing where it is None."""
+    return [] if core is None else ["taskset", "-c", str(core)]
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int]:
@@ -171,10 +173,12 @@ def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> tuple[int, int
 def body(model: str, inputs: dict[str, np.ndarray]) -> bytes:
     """A ModelInferRequest for *model*."""
     request = ModelInferRequest(model_name=model)
-    datatypes = {"float64": "FP64", "float32": "FP32"}
     for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=datatypes[array.dtype.name], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
+        datatype = datatype_of(array.dtype)
+        request.inputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        is_text = datatype.wire is None
+        raw = encode_elements(array.ravel().tolist()) if is_text else array.tobytes()
+        request.raw_input_contents.append(bytes(raw))
     return request.SerializeToString()
 
 

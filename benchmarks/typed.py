@@ -103,11 +103,12 @@ def _typed(
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     found = pool.FindServiceByName(service_name(model)).methods_by_name[method]
     message = GetMessageClass(found.input_type)()
+    fields = {field.json_name: field.name for field in message.DESCRIPTOR.fields}
     for name, column in columns.items():
         if method == "PredictRow":
-            setattr(message, name, column[0])
+            setattr(message, fields[name], column[0])
         else:
-            getattr(message, name).extend(column)
+            getattr(message, fields[name]).extend(column)
     return f"/{service_name(model)}/{method}", message.SerializeToString()
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 # Threads of headrace are daemons, so that an end of the process never waits for one; a test that
 # leaves one behind has not closed its owner all the same.
 OUR_THREADS = {
-    *("completions", "control", "files", "receiver", "spawner", "startup", "supervisor"),
+    *("completions", "control", "files", "gpus", "receiver", "spawner", "startup", "supervisor"),
     "trimmer",
 }
 

@@ -13,11 +13,13 @@ from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.completions import Completions
 from headrace_server.errors import HeadraceError, ModelNotFound
+from headrace_server.instances.bookings import Bookings
 from headrace_server.instances.pool import WorkerPool
 from headrace_server.instances.process import Spawner
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
 from headrace_server.repository.model import ModelVersion
 from headrace_server.repository.repository import Repository
+from headrace_server.repository.tried import Tried
 from headrace_server.settings import ModelSettings
 from headrace_server.types import InputLayout, Request
 
@@ -58,7 +60,14 @@ class Shelf:
 class House:
     """The daemon without transports, and a hand on what its models are."""
 
-    def __init__(self, directory: Path, *, drain_s: float = 30.0, **how: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        drain_s: float = 30.0,
+        bookings: Bookings | None = None,
+        **how: Any,
+    ) -> None:
         self.reply = RecordingReply()
         self.shelf = Shelf(directory)
         self.spawner = Spawner()
@@ -73,6 +82,8 @@ class House:
             self.completions,
             settings_of=lambda *_: ModelSettings(**{"trial": False, **how}),
             device="cpu",
+            bookings=bookings,
+            tried=Tried(str(directory / "tried")),
             drain_s=drain_s,
         )
         self.changed = threading.Condition()

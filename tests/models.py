@@ -1,7 +1,8 @@
 """Models: tiny ones, trained or built in a moment, saved as MLflow saves them.
 
 `model(name)` is a saved model with rows to ask and the answers to expect; each is built once per
-session. Those that only MLflow's python_function can load stand in pyfunc_models.py.
+session. Those that only MLflow's python_function can load stand in pyfunc_models.py, those of the
+frameworks of deep learning that take seconds to import in deep_models.py.
 `log(name, ...)` registers the same model in a store, for tests that begin with a URI.
 """
 
@@ -34,7 +35,7 @@ from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
 from headrace.datatypes import datatype_of
-from headrace.signature import Signature, TensorSpec
+from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace_server.adapters import Artifact
 from headrace_server.librarian.mlmodel import describe
 
@@ -93,7 +94,7 @@ class Model:
         elif isinstance(answer, pd.DataFrame):
             named = {str(name): answer[name].to_numpy() for name in answer.columns}
         else:
-            named = {"output-0": answer}
+            named = {"output-0": np.array(answer, object) if isinstance(answer, list) else answer}
         signature = self.artifact.signature
         if signature is not None and len(signature.outputs) == len(named):
             names = [spec.name for spec in signature.outputs]
@@ -119,9 +120,10 @@ def recipe_of(name: str) -> Recipe:
     """How to save the model called *name*."""
     if name in RECIPES:
         return RECIPES[name]()
+    import deep_models
     import pyfunc_models
 
-    return pyfunc_models.RECIPES[name]()
+    return {**pyfunc_models.RECIPES, **deep_models.RECIPES}[name]()
 
 
 def scratch() -> Path:
@@ -200,7 +202,13 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _signature(found: ModelSignature) -> Signature:
-    return Signature(_specs(found.inputs, "input"), _specs(found.outputs, "output"))
+    params = () if found.params is None else tuple(map(_param, found.params.params))
+    return Signature(_specs(found.inputs, "input"), _specs(found.outputs, "output"), params)
+
+
+def _param(item: Any) -> ParamSpec:
+    shape = None if item.shape is None else tuple(item.shape)
+    return ParamSpec(item.name, item.dtype.name, item.default, shape)
 
 
 def _specs(schema: Schema | None, prefix: str) -> tuple[TensorSpec, ...]:
@@ -216,6 +224,8 @@ def _specs(schema: Schema | None, prefix: str) -> tuple[TensorSpec, ...]:
 
 
 def _pyfunc_input(tensors: Tensors, signature: Signature | None) -> Any:
+    if list(tensors) == ["input-0"] and tensors["input-0"].dtype == object:
+        return tensors["input-0"].tolist()
     if signature is not None and all(spec.is_column for spec in signature.inputs):
         return pd.DataFrame(tensors)
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
@@ -254,6 +264,17 @@ def _iris_pipeline() -> Recipe:
     features, labels = _iris()
     frame = pd.DataFrame(features, columns=list(IRIS_COLUMNS))
     fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(frame, labels)
+    signature = infer_signature(frame, fitted.predict(frame))
+    return Recipe("sklearn", {"sk_model": fitted, "signature": signature}, _iris_columns)
+
+
+def _iris_logistic() -> Recipe:
+    """One estimator, fitted on named columns."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = _iris()
+    frame = pd.DataFrame(features, columns=list(IRIS_COLUMNS))
+    fitted = LogisticRegression(max_iter=500).fit(frame, labels)
     signature = infer_signature(frame, fitted.predict(frame))
     return Recipe("sklearn", {"sk_model": fitted, "signature": signature}, _iris_columns)
 
@@ -550,8 +571,155 @@ def _onnx_columns() -> Recipe:
     return Recipe("onnx", arguments, _iris_columns, answer=answer)
 
 
+# trees -------------------------------------------------------------------------------------------
+
+
+def _tree(flavor: str, kind: str, form: str, *, classes: int = 3) -> Recipe:
+    """A model of the class *kind*, fitted on iris.
+
+    Its *form* is "columns", "matrix", or "unsigned": named columns without a signature.
+    """
+    features, species = _iris()
+    labels = np.minimum(species, classes - 1)
+    frame = pd.DataFrame(features, columns=list(IRIS_COLUMNS))
+    given = features if form == "matrix" else frame
+    fitted, ask = _fitted(flavor, kind, given, labels)
+    arguments = {_MODEL_ARGUMENT[flavor]: fitted}
+    if form == "unsigned":
+        return Recipe(
+            flavor,
+            arguments,
+            _iris_columns,
+            answer=lambda tensors: {"output-0": ask(pd.DataFrame(tensors))},
+        )
+    arguments["signature"] = infer_signature(given, ask(given))
+    return Recipe(flavor, arguments, _iris_matrix if form == "matrix" else _iris_columns)
+
+
+_MODEL_ARGUMENT = {"xgboost": "xgb_model", "lightgbm": "lgb_model", "catboost": "cb_model"}
+
+
+def _fitted(flavor: str, kind: str, given: Any, labels: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """A model of three rounds, and what it answers by."""
+    library = import_module(flavor)
+    if flavor == "catboost":
+        fitted = getattr(library, kind)(
+            iterations=3, thread_count=1, verbose=0, allow_writing_files=False
+        ).fit(given, labels)
+    elif kind != "Booster":
+        quiet = {"verbose": -1} if flavor == "lightgbm" else {}
+        fitted = getattr(library, kind)(n_estimators=3, n_jobs=1, **quiet).fit(given, labels)
+    elif flavor == "lightgbm":
+        settings = {"objective": "binary", "num_threads": 1, "verbose": -1}
+        fitted = library.train(settings, library.Dataset(given, labels), 3)
+    else:
+        settings = {"objective": "binary:logistic", "nthread": 1}
+        fitted = library.train(settings, library.DMatrix(given, labels), 3)
+        return fitted, lambda rows: fitted.predict(library.DMatrix(rows))
+    return fitted, fitted.predict
+
+
+def _lgb_categories() -> Recipe:
+    """One column is of pandas' categories, which MLflow's pyfunc would hand over as text."""
+    import lightgbm
+
+    cities = np.array(["Oslo", "Lima", "Kyoto"], object)
+
+    def rows(count: int) -> Tensors:
+        return {"city": _tiled(cities, count), "area": 20.5 + np.arange(count) % 9 * 1.5}
+
+    def frame(tensors: Tensors) -> pd.DataFrame:
+        city = pd.Categorical(tensors["city"], categories=sorted(cities))
+        return pd.DataFrame({"city": city, "area": tensors["area"]})
+
+    given = frame(rows(90))
+    target = given["area"] * 3 + (given["city"] == "Lima") * 50.0
+    fitted = lightgbm.LGBMRegressor(n_estimators=5, n_jobs=1, verbose=-1, min_child_samples=3)
+    fitted.fit(given, target)
+    return Recipe(
+        "lightgbm",
+        {"lgb_model": fitted, "signature": infer_signature(given, fitted.predict(given))},
+        rows,
+        answer=lambda tensors: {"output-0": fitted.predict(frame(tensors))},
+    )
+
+
+def _cat_species() -> Recipe:
+    """Labels that are text."""
+    frame = pd.DataFrame(_iris()[0], columns=list(IRIS_COLUMNS))
+    species = np.array(["setosa", "versicolor", "virginica"])[_iris()[1]]
+    fitted, _ = _fitted("catboost", "CatBoostClassifier", frame, species)
+    arguments = {"cb_model": fitted, "signature": infer_signature(frame)}
+    return Recipe("catboost", arguments, _iris_columns)
+
+
+def _cat_mixed() -> Recipe:
+    """Categorical features of text and of integers."""
+    import catboost
+
+    cities = np.array(["Oslo", "Lima", "Kyoto"], object)
+
+    def rows(count: int) -> Tensors:
+        return {
+            "city": _tiled(cities, count),
+            "rooms": np.arange(count, dtype=np.int64) % 5,
+            "area": 20.5 + np.arange(count) % 9 * 1.5,
+        }
+
+    frame = pd.DataFrame(rows(60))
+    target = frame["area"] * 3 + (frame["city"] == "Lima") * 50 + frame["rooms"] % 2 * 20
+    fitted = catboost.CatBoostRegressor(
+        iterations=5,
+        thread_count=1,
+        verbose=0,
+        allow_writing_files=False,
+        cat_features=["city", "rooms"],
+    ).fit(frame, target)
+    signature = infer_signature(frame, fitted.predict(frame))
+    return Recipe("catboost", {"cb_model": fitted, "signature": signature}, rows)
+
+
+# statsmodels -------------------------------------------------------------------------------------
+
+
+def _ols_columns() -> Recipe:
+    import statsmodels.api as sm
+
+    frame = pd.DataFrame(_iris()[0], columns=list(IRIS_COLUMNS))
+    fitted = sm.OLS(_iris()[1].astype(float), frame).fit()
+    signature = infer_signature(frame, fitted.predict(frame).to_numpy())
+    arguments = {"statsmodels_model": fitted, "signature": signature}
+    return Recipe("statsmodels", arguments, _iris_columns)
+
+
+def _glm_matrix() -> Recipe:
+    import statsmodels.api as sm
+
+    features, labels = _iris()
+    fitted = sm.GLM(labels.astype(float), features).fit()
+    signature = infer_signature(features, fitted.predict(features))
+    arguments = {"statsmodels_model": fitted, "signature": signature}
+    return Recipe("statsmodels", arguments, _iris_matrix)
+
+
+def _ols_formula() -> Recipe:
+    """A formula takes its columns by name out of a DataFrame."""
+    import statsmodels.formula.api as smf
+
+    frame = pd.DataFrame(_iris()[0], columns=list(IRIS_COLUMNS))
+    fitted = smf.ols("petal_width ~ petal_length * np.sqrt(sepal_width)", frame).fit()
+    names = ["sepal_width", "petal_length"]
+
+    def rows(count: int) -> Tensors:
+        return {name: column for name, column in _iris_columns(count).items() if name in names}
+
+    signature = infer_signature(frame[names], fitted.predict(frame).to_numpy())
+    return Recipe("statsmodels", {"statsmodels_model": fitted, "signature": signature}, rows)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "iris_pipeline": _iris_pipeline,
+    "iris_logistic": _iris_logistic,
     "iris_forest": _iris_forest,
     "mixed_columns": _mixed_columns,
     "scaler": _scaler,
@@ -570,6 +738,22 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "onnx_unnamed": lambda: _onnx(_tensor_signature({None: (-1, 4)}, {None: (-1, 3)}), "input-0"),
     "onnx_unsigned": lambda: _onnx(None, "x"),
     "onnx_columns": _onnx_columns,
+    "xgb_booster": lambda: _tree("xgboost", "Booster", "columns", classes=2),
+    "xgb_classifier": lambda: _tree("xgboost", "XGBClassifier", "columns"),
+    "xgb_binary": lambda: _tree("xgboost", "XGBClassifier", "matrix", classes=2),
+    "xgb_unsigned": lambda: _tree("xgboost", "XGBRegressor", "unsigned"),
+    "lgb_booster": lambda: _tree("lightgbm", "Booster", "columns", classes=2),
+    "lgb_classifier": lambda: _tree("lightgbm", "LGBMClassifier", "columns"),
+    "lgb_binary": lambda: _tree("lightgbm", "LGBMClassifier", "matrix", classes=2),
+    "lgb_unsigned": lambda: _tree("lightgbm", "LGBMRegressor", "unsigned"),
+    "lgb_categories": _lgb_categories,
+    "cat_species": _cat_species,
+    "cat_matrix": lambda: _tree("catboost", "CatBoostClassifier", "matrix", classes=2),
+    "cat_unsigned": lambda: _tree("catboost", "CatBoostRegressor", "unsigned"),
+    "cat_mixed": _cat_mixed,
+    "ols_columns": _ols_columns,
+    "ols_formula": _ols_formula,
+    "glm_matrix": _glm_matrix,
 }
 
 NAMES = tuple(RECIPES)

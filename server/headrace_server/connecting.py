@@ -12,7 +12,7 @@ import typer
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from headrace_client import Client
+    from headrace_client import Client, Tls
 
 SERVER: Final = "127.0.0.1:8001"
 
@@ -62,17 +62,23 @@ class Connection:
     tls_cert: str = ""
     tls_key: str = ""
 
+    @property
+    def tls_setting(self) -> "bool | Tls | None":
+        """What a client is told of encryption: files, yes, or nothing but what *server* says."""
+        from headrace_client import Tls  # noqa: PLC0415 - see above.
+
+        files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
+        return files if files != Tls() else self.tls or None
+
     def client(self, timeout_s: float | None = 60.0) -> "Client":
         """A client of the daemon, whose calls may take *timeout_s*; nothing is sent yet.
 
         Raises:
             UsageError: An option cannot be used.
         """
-        from headrace_client import Client, Tls  # noqa: PLC0415 - see above.
+        from headrace_client import Client  # noqa: PLC0415 - see above.
 
-        files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
-        tls = files if files != Tls() else self.tls or None
         try:
-            return Client(self.server, timeout_s=timeout_s, token=self.token, tls=tls)
+            return Client(self.server, timeout_s=timeout_s, token=self.token, tls=self.tls_setting)
         except ValueError as error:
             raise UsageError(str(error)) from None

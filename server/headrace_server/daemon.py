@@ -17,12 +17,15 @@ from . import VERSION, logs
 from .completions import Completions
 from .control import ControlLoop
 from .errors import HeadraceError, UsageError
+from .gpus.nvml import Gpus, find_gpus
 from .heap import Trimmer, keep_freed
+from .instances.bookings import Bookings
 from .instances.pool import WorkerPool
 from .instances.process import Spawner
 from .metrics import Metrics
-from .repository.librarian import Librarian
+from .repository.librarian import Librarian, rules_of
 from .repository.repository import Repository
+from .repository.tried import Tried
 from .service import Service
 from .settings import ModelSettings, Settings, shown_uri
 from .transport.choice import is_loopback
@@ -34,6 +37,9 @@ from .transport.typed.directory import TypedDirectory
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
+
+# A second line behind the librarian's judgement: MLflow's own switch, and no code from the hub.
+_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HF_HUB_OFFLINE": "1"}
 
 _NVIDIA = "/proc/driver/nvidia/gpus"
 
@@ -140,7 +146,10 @@ class Daemon:
         closers.append(security.close)
         is_native = listens_natively(settings, has_tls=security.credentials is not None)
         security.warn(is_reachable=not (settings.trusted_network or is_loopback(settings.host)))
-        spawner = Spawner(logs.child_environment(settings.log_format, settings.log_level))
+        spawner = Spawner(
+            logs.child_environment(settings.log_format, settings.log_level)
+            | ({} if settings.allow_pickle else _NO_PICKLE)
+        )
         closers.append(spawner.close)
         completions = Completions()
         completions.start()
@@ -150,9 +159,12 @@ class Daemon:
             completions,
             tracking_uri=settings.tracking_uri,
             cache_dir=settings.cache_dir,
+            rules=rules_of(settings),
         )
         closers.append(librarian.close)
         librarian.start()
+        gpus = find_gpus()
+        closers.append(gpus.close)
         pool = WorkerPool(
             spawner,
             completions,
@@ -165,12 +177,14 @@ class Daemon:
             pool,
             completions,
             settings_of=self._settings_of,
-            device=_default_device(settings.device),
+            device=_default_device(settings.device, gpus),
+            bookings=Bookings(gpus, settings.memory_fraction),
+            tried=Tried(os.path.join(settings.cache_dir, "tried")),
             drain_s=settings.drain_s,
             is_strict=settings.strict_readiness,
             writes_tags=settings.typed_tags,
         )
-        metrics = Metrics(self._repository, pool)
+        metrics = Metrics(self._repository, pool, gpus)
         self._service = Service(
             self._repository,
             queue_bytes_max=settings.queue_bytes_max,
@@ -293,9 +307,10 @@ def _cpu_workers(models: int) -> int:
     return min(cores, models) if models else cores
 
 
-def _default_device(asked: str) -> str:
-    """The device for models that name none; "auto" stays so only where there is a GPU."""
-    if asked == "auto":
-        has_gpu = os.path.isdir(_NVIDIA) and os.listdir(_NVIDIA)
-        return "auto" if has_gpu else "cpu"
-    return "cuda:0" if asked == "cuda" else asked
+def _default_device(asked: str, gpus: Gpus) -> str:
+    """The device for models that name none; "auto" stays so only where there may be a GPU."""
+    if asked == "auto" and not gpus.all:
+        # Without NVML the driver's own files still tell.
+        may_be_here = not gpus.is_known and os.path.isdir(_NVIDIA) and os.listdir(_NVIDIA)
+        return "auto" if may_be_here else "cpu"
+    return asked

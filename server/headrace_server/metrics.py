@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from .gpus.nvml import Gpus
 from .instances.group import Slot
 from .instances.pool import WorkerPool
 from .instrument import Histogram
@@ -52,6 +53,14 @@ _COUNTERS = (
     ("headrace_outputs_overflowed", "Batches whose outputs exceeded their slot.", "overflows"),
 )
 
+# Of a GPU; what the driver does not tell of one is left out.
+_GPU_GAUGES = (
+    ("headrace_gpu_busy_ratio", "Share of the last moment in which a kernel ran.", "busy"),
+    ("headrace_gpu_memory_used_bytes", "Memory that all processes have.", "used_bytes"),
+    ("headrace_gpu_memory_free_bytes", "Memory that no process has.", "free_bytes"),
+    ("headrace_gpu_power_watts", "Power drawn.", "watts"),
+    ("headrace_gpu_temperature_celsius", "Temperature of the chip.", "celsius"),
+)
 
 Served = tuple[ModelVersion, Scheduler[Slot]]
 
@@ -59,9 +68,10 @@ Served = tuple[ModelVersion, Scheduler[Slot]]
 class Metrics(Collector):
     """The collector, and the endpoint that serves it."""
 
-    def __init__(self, repository: Repository, pool: WorkerPool) -> None:
+    def __init__(self, repository: Repository, pool: WorkerPool, gpus: Gpus) -> None:
         self._repository = repository
         self._pool = pool
+        self._gpus = gpus
         # Failures of requests that named no model we serve, or could not be read at all.
         self._refused: defaultdict[str, int] = defaultdict(int)
         self._lock = threading.Lock()
@@ -112,6 +122,8 @@ class Metrics(Collector):
             yield counter
         yield self._failures(models)
         yield from self._gauges(models)
+        yield from self._memory(models)
+        yield from self._gpu_gauges()
 
     def _failures(self, models: list[Served]) -> Metric:
         family = CounterMetricFamily(
@@ -157,6 +169,33 @@ class Metrics(Collector):
         )
         peak.add_metric((), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         yield peak
+
+    def _memory(self, models: list[Served]) -> Iterator[Metric]:
+        host = GaugeMetricFamily(
+            "headrace_model_memory_bytes",
+            "By how much a worker grew when it loaded an instance.",
+            labels=_LABELS,
+        )
+        gpu = GaugeMetricFamily(
+            "headrace_model_gpu_memory_bytes",
+            "What an instance is taken to need on a GPU: seen at load, or its files.",
+            labels=(*_LABELS, "gpu"),
+        )
+        for model, _ in models:
+            host.add_metric(_labels(model), model.memory_bytes)
+            if (booking := model.booking) is not None:
+                for device in dict.fromkeys(booking.devices):
+                    gpu.add_metric((*_labels(model), device), booking.each_bytes)
+        yield from (host, gpu)
+
+    def _gpu_gauges(self) -> Iterator[Metric]:
+        readings = self._gpus.read()
+        for name, text, field in _GPU_GAUGES:
+            family = GaugeMetricFamily(name, text, labels=("gpu", "uuid"))
+            for reading in readings:
+                if (value := getattr(reading, field)) is not None:
+                    family.add_metric((reading.gpu.device, reading.gpu.uuid), value)
+            yield family
 
 
 def _labels(model: ModelVersion) -> tuple[str, str]:

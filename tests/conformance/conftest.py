@@ -64,8 +64,9 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
                 "--transport", transport, *options, *served, cwd=folder, cache=folder / "cache"
             )
             stack.callback(daemons[transport].stop)
+            # The next one then finds what was fetched and tried.
+            daemons[transport].wait("ready")
         for transport, daemon in daemons.items():
-            daemon.wait("ready")
             assert daemon.wait("listening")["transport"] == transport
             channel = grpc.insecure_channel(
                 daemon.address, [("grpc.max_receive_message_length", -1)]

@@ -111,3 +111,19 @@ def test_predict_prints_a_table(daemon: Daemon, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert "output-0" in ran.stdout
     assert "sepal_length" in ran.stdout
+
+
+def test_health_tells_probes_whether_the_server_and_a_model_serve(daemon: Daemon) -> None:
+    asked = [headrace("health", *model, "--server", daemon.address) for model in ((), ("iris",))]
+    unknown = headrace("health", "nobody", "--server", daemon.address)
+
+    assert [(ran.returncode, ran.stdout) for ran in asked] == [(0, "SERVING\n")] * 2
+    assert (unknown.returncode, unknown.stderr) == (1, "")
+    assert unknown.stdout.startswith("NOT_FOUND: ")
+
+
+def test_a_server_that_is_not_there_is_not_healthy(tmp_path: Path) -> None:
+    ran = headrace("health", "--server", f"unix:{tmp_path}/nobody", "--timeout", "5")
+
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert ran.stdout.startswith("UNAVAILABLE: ")

@@ -1,4 +1,4 @@
-"""Asking: the commands that speak to a running daemon: predict, models, load, unload."""
+"""Asking: the commands that speak to a running daemon: predict, models, health, load, unload."""
 
 import enum
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
-from .app import app, examples
+from .app import app, examples, require
 
 
 class Output(enum.Enum):
@@ -135,6 +135,41 @@ def models(
         watch=watch,
         as_json=as_json,
         interval_s=interval,
+    )
+
+
+@app.command(
+    short_help="Ask a running daemon whether it serves.",
+    epilog=examples(
+        "headrace health",
+        "headrace health iris --timeout 1",
+    ),
+)
+def health(
+    model: Annotated[
+        str,
+        typer.Argument(help="A model; none for the daemon.", autocompletion=_offer_models),
+    ] = "",
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    timeout: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to wait for its answer.")
+    ] = 5.0,
+) -> int:
+    """Ask a running daemon by the gRPC health protocol; the exit status is 0 where it serves."""
+    require("server", "grpc_health")
+    from ..healthcheck import check_health
+
+    return check_health(
+        Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+        model,
+        timeout_s=timeout,
     )
 
 

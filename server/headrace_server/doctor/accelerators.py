@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..gpus.visible import Card, visible
 from .finding import Finding, Setup, ok, problem, warning
 from .software import version_of
 
 _NVIDIA = Path("/proc/driver/nvidia")
 _SMI_S_MAX = 15.0
-_SMI_FIELDS = "index,name,driver_version,memory.total,memory.used"
+_SMI_FIELDS = "index,name,uuid,memory.total,memory.used"
 
 
 def check_accelerators(setup: Setup, nvidia: Path = _NVIDIA) -> Iterator[Finding]:
@@ -26,17 +27,25 @@ def check_accelerators(setup: Setup, nvidia: Path = _NVIDIA) -> Iterator[Finding
     if not cards:
         yield _no_gpu(setup, nvidia)
         return
-    for index, (name, text) in enumerate(cards):
-        yield ok(f"gpu {index}", f"{name}{text}")
-    yield from _asked_device(setup, len(cards))
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = visible(said, [Card(uuid) for _, uuid, _ in cards])
+    for index, (name, uuid, text) in enumerate(cards):
+        if uuid in shown:
+            number = f": cuda:{shown.index(uuid)}" if said is not None else ""
+            yield ok(f"gpu {index}", f"{name}{text}{number}")
+        else:
+            yield ok(f"gpu {index}", f"{name}{text}: hidden by CUDA_VISIBLE_DEVICES={said}")
+    # MIG slices are not looked for: only their UUIDs name them.
+    if said is None or not said.startswith("MIG-"):
+        yield from _asked_device(setup, len(shown))
     supported = _driver_cuda()
     yield _driver(supported, nvidia)
     yield from _torch(supported)
     yield from _onnxruntime()
 
 
-def _cards(nvidia: Path) -> Iterator[tuple[str, str]]:
-    """Name and details of every GPU, by nvidia-smi, else by what the driver says in /proc."""
+def _cards(nvidia: Path) -> Iterator[tuple[str, str, str]]:
+    """Name, UUID and details of every GPU, by nvidia-smi, else by what the driver says in /proc."""
     if shutil.which("nvidia-smi") is not None:
         command = ["nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader"]
         try:
@@ -47,12 +56,15 @@ def _cards(nvidia: Path) -> Iterator[tuple[str, str]]:
             pass
         else:
             for line in ran.stdout.splitlines():
-                _, name, _, total, used = (cell.strip() for cell in line.split(","))
-                yield name, f", {total} of memory, {used} in use"
+                _, name, uuid, total, used = (cell.strip() for cell in line.split(","))
+                yield name, uuid, f", {total} of memory, {used} in use"
             return
     for path in sorted(nvidia.glob("gpus/*/information")):
-        model = re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE)
-        yield model[1] if model else path.parent.name, ""
+        written = path.read_text()
+        model = re.search(r"^Model:\s*(.+)$", written, re.MULTILINE)
+        found = re.search(r"^GPU UUID:\s*(\S+)$", written, re.MULTILINE)
+        slot = path.parent.name
+        yield model[1] if model else slot, found[1] if found else slot, ""
 
 
 def _no_gpu(setup: Setup, nvidia: Path) -> Finding:
@@ -72,8 +84,14 @@ def _no_gpu(setup: Setup, nvidia: Path) -> Finding:
 
 
 def _asked_device(setup: Setup, cards: int) -> Iterator[Finding]:
-    _, colon, number = setup.device.partition(":")
-    if colon and int(number) >= cards:
+    number = setup.device.removeprefix("cuda").removeprefix(":") or "0"
+    if not cards and setup.device.startswith("cuda"):
+        yield problem(
+            "device",
+            f"device is {setup.device!r}, but CUDA_VISIBLE_DEVICES hides every GPU",
+            "unset CUDA_VISIBLE_DEVICES, or --device cpu",
+        )
+    elif setup.device.startswith("cuda") and int(number) >= cards:
         yield problem(
             "device",
             f"device is {setup.device!r}, but the last GPU here is cuda:{cards - 1}",

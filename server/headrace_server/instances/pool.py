@@ -9,6 +9,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import wait
 from typing import Any
 
 from ..completions import Completions
@@ -16,6 +17,11 @@ from ..errors import LoadFailed
 from .process import Spawner
 from .supervisor import SETTLED_S, Supervisor
 from .worker import LoadedInstance, Worker
+
+# Models that are tried at the same time, where there are as many cores.
+_TRIALS_MAX = 4
+# How long a worker may take to free a model that was tried (seconds).
+_FREED_S_MAX = 10.0
 
 
 class WorkerPool:
@@ -38,6 +44,10 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._shared: defaultdict[str, list[Worker]] = defaultdict(list)
         self._own: list[Worker] = []
+        # Models that are being tried or wait for it, and workers that wait for the next one.
+        self._trials = 0
+        self._trials_at_once = threading.BoundedSemaphore(max(2, min(self._cores, _TRIALS_MAX)))
+        self._idle: list[tuple[str, Worker]] = []
         self._started = 0
         self._is_closing = False
         self._supervisor = Supervisor(settled_s=settled_s)
@@ -69,35 +79,37 @@ class WorkerPool:
         with self._lock:
             self._check_open()
             worker = self._assign(device, is_own=is_own, command=command)
-            return worker, worker.load({**spec, "device": device, "load_bytes_max": 0})
+            return worker, worker.load(
+                {**spec, "device": device, "load_bytes_max": 0, "gpu_bytes_max": 0}
+            )
 
     def try_out(
         self, spec: dict[str, Any], device: str, *, is_own: bool, command: Sequence[str] = ()
     ) -> tuple[Worker, LoadedInstance]:
-        """As `start`, but loaded first in a fresh worker, where it can harm no other model; waits.
+        """As `start`, but loaded first in a worker where it can harm no other model; waits.
 
         That worker stays where one may be had, else the instance is loaded once more in a shared
-        one.
+        one, and the next model is tried in it: a framework takes longer to import than most models
+        to load.
 
         Raises:
             LoadFailed: The model cannot be loaded, or harms its process.
         """
         with self._lock:
-            self._check_open()
-            worker = self._spawn(device, command, is_trial=True)
-            self._own.append(worker)
-            loaded = worker.load({**spec, "device": device})
+            self._trials += 1
         try:
-            loaded.found.result()
-        except BaseException:
-            self.retire_own(worker)
-            raise
-        if is_own or self._takes_in(worker, device):
-            worker.adopt()
-            return worker, loaded
-        worker.unload(loaded)
-        self.retire_own(worker)
-        return self.start(spec, device, is_own=False)
+            with self._trials_at_once:
+                worker, loaded = self._tried(spec, device, is_own=is_own, command=command)
+                if is_own or self._takes_in(worker, device):
+                    worker.adopt()
+                    return worker, loaded
+                # What the next model takes is counted from where this one left off.
+                wait([worker.unload(loaded)], _FREED_S_MAX)
+                with self._lock:
+                    self._idle.append((device, worker))
+            return self.start({**spec, "is_told": True}, device, is_own=False)
+        finally:
+            self._end_trial()
 
     def retire_own(self, worker: Worker) -> None:
         """End a worker whose own model is gone, or could not be loaded; a shared one stays."""
@@ -116,6 +128,37 @@ class WorkerPool:
             worker.hang_up()
         for worker in self.workers:
             self._close(worker)
+
+    def _tried(
+        self, spec: dict[str, Any], device: str, *, is_own: bool, command: Sequence[str]
+    ) -> tuple[Worker, LoadedInstance]:
+        """An instance that was loaded in a worker which holds nothing else, and that worker."""
+        with self._lock:
+            self._check_open()
+            idle = next((e for e in self._idle if e[0] == device and not e[1].has_ended), None)
+            if idle is None or is_own:
+                worker = self._spawn(device, command, is_trial=True)
+                self._own.append(worker)
+            else:
+                self._idle.remove(idle)
+                worker = idle[1]
+            loaded = worker.load({**spec, "device": device})
+        try:
+            loaded.found.result()
+        except BaseException:
+            self.retire_own(worker)
+            raise
+        return worker, loaded
+
+    def _end_trial(self) -> None:
+        """Let those workers go in which models were tried, once no other one is to be."""
+        with self._lock:
+            self._trials -= 1
+            if self._trials:
+                return
+            leaving, self._idle = self._idle, []
+        for _, worker in leaving:
+            self.retire_own(worker)
 
     def _check_open(self) -> None:
         if self._is_closing:
@@ -161,7 +204,7 @@ class WorkerPool:
             self._spawner,
             self._completions,
             arena_bytes_max=self._arena_bytes_max,
-            environment=_thread_limits(self.threads_per_call),
+            environment=_gpu_order() | _thread_limits(self.threads_per_call),
             on_end=self._supervisor.note_end,
             is_trial=is_trial,
             command=command,
@@ -173,6 +216,11 @@ class WorkerPool:
     def _close(self, worker: Worker) -> None:
         self._completions.unfollow(worker)
         worker.close()
+
+
+def _gpu_order() -> dict[str, str]:
+    """Environment that has CUDA number GPUs as the driver and nvidia-smi do, unless told else."""
+    return {"CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -157,6 +157,11 @@ class Worker:
         return min(self._flights.wake_at, self._loads.wake_at)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether its latest process has ended; another one may be about to come."""
+        return self._has_ended
+
+    @property
     def is_closing(self) -> bool:
         """Whether it is about to end for good."""
         return self._is_closing
@@ -196,7 +201,7 @@ class Worker:
             return
         for spec in specs:
             self._send_load(process, spec)
-        _log.info("worker_started", worker=self.name, pid=process.pid)
+        self._tell_start(process)
 
     def load(self, spec: dict[str, Any]) -> LoadedInstance:
         """Have the process load an instance; `found` tells how it went.
@@ -274,7 +279,9 @@ class Worker:
         """Replace its process whenever it ends, from now on."""
         with self._lock:
             self._is_trial = False
-            has_ended = self._has_ended
+            has_ended, process = self._has_ended, self._process
+        if process is not None:
+            self._tell_start(process)
         if has_ended:
             self._on_end(self)
 
@@ -333,6 +340,12 @@ class Worker:
             exec_ms_max=hung.spec["exec_ms_max"],
         )
         process.end_now()
+
+    def _tell_start(self, process: Process) -> None:
+        # Those in which models are only tried would make a reader count workers that soon go.
+        tell = _log.debug if self._is_trial else _log.info
+        event = "trial_started" if self._is_trial else "worker_started"
+        tell(event, worker=self.name, pid=process.pid)
 
     def _look_at_load(self, now: float) -> None:
         process, instance = self._process, self._loads.current

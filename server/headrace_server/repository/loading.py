@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -16,8 +17,8 @@ from headrace.signature import Signature
 
 from ..completions import Completions
 from ..granted import memory_of_host
+from ..instances.bookings import Booking, Bookings
 from ..instances.group import Instance, InstanceGroup, Slot
-from ..instances.placement import placed
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
@@ -29,6 +30,7 @@ from ..scheduler.servicetimes import ServiceTimes
 from ..settings import ModelSettings
 from .librarian import Fetched
 from .model import ModelVersion, State
+from .tried import Tried, trial_key
 
 # Room for the outputs of a model whose outputs are not known, and for one BYTES element.
 _OUT_BYTES_UNKNOWN = 64 * 1024
@@ -36,6 +38,9 @@ _ELEMENT_BYTES = 64
 
 # How long a worker may take to free a model before nobody waits for it any more (seconds).
 _FREED_S_MAX = 10.0
+
+# The entry of MLmodel that names the weights, of flavors that write them as they are in memory.
+_WEIGHTS = {"onnx": "data", "pytorch": "model_data"}
 
 _log = structlog.get_logger("headrace")
 
@@ -53,6 +58,8 @@ class Loader:
         completions: Completions,
         *,
         device: str,
+        bookings: Bookings,
+        tried: Tried,
         on_change: Callable[[], None],
         on_signed: Callable[[ModelVersion], None],
     ) -> None:
@@ -62,6 +69,8 @@ class Loader:
             pool: Where instances go.
             completions: Follows the queues.
             device: For models that name none.
+            bookings: Whether there is room on GPUs.
+            tried: Remembers which models have been loaded without harm.
             on_change: Told whenever a model's readiness may have changed, on any thread.
             on_signed: Told when a model's signature is known, before the model is ready.
         """
@@ -69,6 +78,10 @@ class Loader:
         self._pool = pool
         self._completions = completions
         self._device = device
+        self._bookings = bookings
+        # What instances of files, by their digest, were seen to need on a GPU.
+        self._needs: dict[str, int] = {}
+        self._tried = tried
         self._on_change = on_change
         self._on_signed = on_signed
         self._lock = threading.Lock()
@@ -85,9 +98,9 @@ class Loader:
             LoadFailed: It cannot be loaded; nothing of it is left.
         """
         settings = model.settings
-        devices = placed(settings.device or self._device, settings.instances)
         spec = {
             "name": model.name,
+            "is_told": False,
             "flavor": fetched.flavor,
             "path": fetched.path,
             "config": fetched.config,
@@ -104,13 +117,28 @@ class Loader:
         }
         # Modules that a model ships collide with another model's of the same name.
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
+        booking = self._bookings.book(
+            settings.device or self._device,
+            fetched.flavor,
+            settings.instances,
+            self._needs.get(fetched.digest) or _weights_bytes(fetched),
+        )
+        spec |= {"may_use_cpu": booking.is_choice, "gpu_bytes_max": booking.trial_bytes_max}
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
-            for device in devices:
-                is_tried = started or not settings.trial
-                start = self._pool.start if is_tried else self._pool.try_out
+            for device in booking.devices:
+                key = trial_key(fetched.digest, spec, device, command)
+                may_harm = settings.trial and not fetched.is_data
+                is_trial = may_harm and not started and not self._tried.has(key)
+                start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(start(spec, device, is_own=is_own, command=command))
+                if is_trial:
+                    self._tried.note(key)
+                if len(started) == 1 and booking.is_on_gpus:
+                    # What the first one took tells whether the others fit.
+                    started[0][1].found.result()
+                    self._bookings.measure(booking, 1)
             reports = [loaded.found.result() for _, loaded in started]
             found = reports[0]
             declared = found["signature"]
@@ -121,6 +149,7 @@ class Loader:
             for worker, loaded in started:
                 worker.unload(loaded)
                 self._pool.retire_own(worker)
+            self._bookings.release(booking)
             raise
         model.signature = signature
         model.is_batchable = found["batchable"]
@@ -128,6 +157,7 @@ class Loader:
         model.note = found["why"]
         model.warm_s = found["warm_s"]
         model.memory_bytes = found["memory_bytes"]
+        self._settle(model, fetched, booking)
         self._on_signed(model)
         self._attach(model, started, splits=found["splits"])
 
@@ -154,10 +184,21 @@ class Loader:
             scheduler.on_instances_change(partial(group.drop, instance))
         for worker in group.workers:
             self._pool.retire_own(worker)
+        if model.booking is not None:
+            self._bookings.release(model.booking)
         model.detach()
         if wait(leaving, _FREED_S_MAX).not_done:
             _log.warning("model_not_freed", model=model.name, version=model.version)
         return is_clean
+
+    def _settle(self, model: ModelVersion, fetched: Fetched, booking: Booking) -> None:
+        """Keep what *model*, which is loaded, needs on its GPUs."""
+        if model.device == "cpu":
+            self._bookings.release(booking)
+            return
+        self._bookings.settle(booking)
+        self._needs[fetched.digest] = booking.each_bytes
+        model.booking = booking
 
     def _attach(
         self,
@@ -222,6 +263,17 @@ class Loader:
 
         instance.loaded.on_change = on_change
         instance.loaded.on_fail = on_fail
+
+
+def _weights_bytes(fetched: Fetched) -> int:
+    """The size of the model's weights in its files; 0 where they hold other things too."""
+    entry = _WEIGHTS.get(fetched.flavor)
+    name = None if entry is None else fetched.config.get(entry)
+    if not name:
+        return 0
+    data = Path(fetched.path) / name
+    files = data.rglob("*") if data.is_dir() else (data,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _levels(settings: ModelSettings) -> tuple[Level, ...]:

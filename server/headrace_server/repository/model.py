@@ -8,6 +8,7 @@ from headrace.signature import Signature
 from headrace.typed import FieldNumbers
 
 from ..errors import Draining, HeadraceError, ModelLoading, ModelUnavailable
+from ..instances.bookings import Booking
 from ..instances.group import InstanceGroup, Slot
 from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings
@@ -61,6 +62,7 @@ class ModelVersion:
         note: What the probe at load found worth telling.
         warm_s: How long running every allowed size took at load (seconds).
         memory_bytes: By how much the process of its first instance grew over the load.
+        booking: What it was promised on GPUs; None before it was loaded and after it was unloaded.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ModelVersion:
     note: str = ""
     warm_s: float = 0.0
     memory_bytes: int = 0
+    booking: Booking | None = None
     group: InstanceGroup | None = None
     _scheduler: Scheduler[Slot] | None = None
     _keys: dict[object, BatchKey] = field(default_factory=dict)
@@ -139,6 +142,7 @@ class ModelVersion:
         """Take its queue and instances from it."""
         self._scheduler = None
         self.group = None
+        self.booking = None
 
     def batch_key(
         self,

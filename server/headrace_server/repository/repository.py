@@ -26,12 +26,14 @@ from ..errors import (
     ModelNotFound,
     without_paths,
 )
+from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
 from ..instances.process import python_of
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .loading import Loader
 from .model import ModelVersion, State
+from .tried import Tried
 from .turns import Turn, Turns
 
 # Models that are fetched and started at the same time.
@@ -73,6 +75,8 @@ class Repository:
         *,
         settings_of: Callable[[str, Mapping[str, str]], ModelSettings],
         device: str,
+        tried: Tried,
+        bookings: Bookings | None = None,
         drain_s: float = 30.0,
         is_strict: bool = False,
         writes_tags: bool = False,
@@ -85,6 +89,8 @@ class Repository:
             completions: Follows the queues.
             settings_of: The settings of a served name whose version bears these tags.
             device: For models that name none.
+            tried: Remembers which models have been loaded without harm.
+            bookings: Whether there is room on GPUs; None where none are known.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
             writes_tags: Whether field numbers of typed services are kept in the registry.
@@ -104,6 +110,8 @@ class Repository:
             pool,
             completions,
             device=device,
+            tried=tried,
+            bookings=bookings or Bookings(),
             on_change=self._changed,
             on_signed=self._number_fields,
         )

@@ -25,7 +25,7 @@ import numpy as np
 
 from headrace.signature import Signature
 
-from ..adapters import Artifact, LoadError, adapter_of
+from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
 from ..adapters.probe import probe
@@ -36,6 +36,7 @@ from ..errors import without_paths
 from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
 from ..heap import own_bytes
 from ..types import Instants
+from .gpumemory import bound_growth
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -138,10 +139,14 @@ class InstanceThread:
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
-        if artifact.signature is not None and artifact.signature.params:
+        # MLflow's pyfunc imports whatever module the MLmodel file names.
+        has_pyfunc = bool(artifact.pyfunc) and is_unpickling_allowed()
+        adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
+        if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
-        adapter = adapter_type(artifact, _open(spec, is_accelerated=adapter_type.is_accelerated))
+        device = _open(spec, is_accelerated=adapter_type.is_accelerated)
+        bound_growth(device.name, spec["gpu_bytes_max"])
+        adapter = adapter_type(artifact, device)
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
         found = probe(adapter, example, allowed)
         warm_s = 0.0
@@ -150,6 +155,7 @@ class InstanceThread:
         if allowed and found.sample is not None:
             warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
             found = replace(found, signature=signature)
+        bound_growth(device.name, 0)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it
@@ -253,7 +259,9 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
     """Weak references to what *adapter* holds, where that is neither code nor a plain value."""
     references = []
     for held in vars(adapter).values():
-        if not isinstance(held, type | ModuleType | FunctionType | partial):
+        if isinstance(held, Adapter):
+            references += _references(held)
+        elif not isinstance(held, type | ModuleType | FunctionType | partial):
             with contextlib.suppress(TypeError):
                 references.append(weakref.ref(held))
     return references
@@ -262,17 +270,19 @@ def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":
 def _open(spec: dict[str, Any], *, is_accelerated: bool) -> Device:
     """The device that was asked for; "auto" is the first GPU.
 
-    An adapter that cannot use an accelerator gets the CPU, whatever was asked for.
+    An adapter that cannot use an accelerator gets the CPU, whatever was asked for; so does one
+    whose device the operator did not name.
     """
     name, threads = spec["device"], spec["threads"]
     if not is_accelerated:
         return open_device("cpu", threads)
-    if name != "auto":
-        return open_device(name, threads)
     try:
-        return open_device("cuda:0", threads)
+        return open_device("cuda:0" if name == "auto" else name, threads)
     except DeviceUnavailable as error:
-        log("warning", "no_gpu", model=spec["name"], why=str(error))
+        if not spec["may_use_cpu"]:
+            raise
+        if not spec["is_told"]:
+            log("warning", "no_gpu", model=spec["name"], why=str(error))
         return open_device("cpu", threads)
 
 

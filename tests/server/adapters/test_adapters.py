@@ -1,4 +1,4 @@
-"""One suite for every adapter and every model of models.py."""
+"""One suite for every adapter and every model of models.py and deep_models.py."""
 
 import functools
 import gc
@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import deep_models
 import models
 from headrace.datatypes import datatype_of
 from headrace_server.adapters import Adapter, LoadError, adapter_of
+from headrace_server.adapters.base import default_params
 from headrace_server.adapters.probe import Probe, probe
 from headrace_server.devices import open_device
 from models import Tensors
@@ -21,7 +23,11 @@ from models import Tensors
 # The adapter hides this one for its worker, but pytest resets filters before each test.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
-FRAMEWORKS = {"sklearn", "torch", "onnxruntime", "onnx", "pandas", "mlflow", "skops", "scipy"}
+FRAMEWORKS = {
+    *("sklearn", "torch", "onnxruntime", "onnx", "xgboost", "lightgbm", "catboost", "statsmodels"),
+    *("pandas", "mlflow", "skops", "scipy"),
+    *("keras", "tensorflow", "transformers", "sentence_transformers"),
+}
 
 
 def open_model(name: str) -> Adapter:
@@ -49,7 +55,8 @@ def assert_same(answer: Tensors, expected: Tensors) -> None:
             assert array.tolist() == expected[name].tolist(), name
 
 
-batchable = [name for name in models.NAMES if name != "torch_pt2_frozen"]
+NAMES = (*models.NAMES, *deep_models.NAMES)
+batchable = [name for name in NAMES if name != "torch_pt2_frozen"]
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -76,17 +83,17 @@ def test_rows_together_answer_as_they_do_one_by_one(name: str, rows: int) -> Non
     assert_same(together, {key: np.concatenate([s[key] for s in singles]) for key in together})
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_stage_launch_and_finish_make_the_same_answer_as_predict(name: str) -> None:
     adapter = shared(name)
     tensors = models.model(name).rows(1)
 
-    launched = adapter.launch(adapter.stage(tensors))
+    launched = adapter.launch(adapter.stage(tensors), default_params(adapter.signature))
 
     assert_same(adapter.finish(launched), adapter.predict(tensors))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_read_only_and_strided_inputs_answer_as_plain_ones_do(name: str) -> None:
     adapter = shared(name)
     tensors = models.model(name).rows(1)
@@ -99,7 +106,7 @@ def test_read_only_and_strided_inputs_answer_as_plain_ones_do(name: str) -> None
     assert_same(adapter.predict(strided), adapter.predict(tensors))
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_signature_says_what_goes_in_and_comes_out(name: str) -> None:
     model = models.model(name)
     tensors = model.rows(1)
@@ -117,7 +124,7 @@ def test_the_signature_says_what_goes_in_and_comes_out(name: str) -> None:
         assert len(spec.shape) == array.ndim
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
     assert probed(name).batchable == models.model(name).is_batchable, probed(name).why
 
@@ -130,6 +137,14 @@ def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
         ("torch_pickle", "Mlp"),
         ("torch_pt2", "torch.nn.parameter.Parameter"),
         ("onnx_named", "InferenceSession"),
+        ("xgb_booster", "xgboost.core.Booster"),
+        ("xgb_classifier", "xgboost.core.Booster"),
+        ("lgb_classifier", "lightgbm.basic.Booster"),
+        ("lgb_categories", "lightgbm.basic.Booster"),
+        ("cat_mixed", "CatBoostRegressor"),
+        ("ols_columns", "RegressionResultsWrapper"),
+        ("hf_classifier", "torch.nn.parameter.Parameter"),
+        ("st_mean", "torch.nn.parameter.Parameter"),
     ],
 )
 def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
@@ -163,6 +178,15 @@ def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
         ("torch_pickle", "torch", "torch"),
         ("torch_pt2", "torch", "torch"),
         ("onnx_named", "onnxruntime", "onnx"),
+        ("xgb_booster", "xgboost", "xgboost"),
+        ("xgb_classifier", "sklearn", "xgboost"),
+        ("lgb_booster", "lightgbm", "lightgbm"),
+        ("lgb_classifier", "skops.io", "lightgbm"),
+        ("cat_species", "catboost", "catboost"),
+        ("ols_columns", "statsmodels", "statsmodels"),
+        ("keras_dense", "keras", "keras"),
+        ("hf_classifier", "transformers", "transformers"),
+        ("st_mean", "sentence_transformers", "sentence-transformers"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -186,6 +210,13 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         ("iris_pipeline", "pickled_model"),
         ("torch_pt2", "model_data"),
         ("onnx_named", "data"),
+        ("xgb_booster", "data"),
+        ("lgb_booster", "data"),
+        ("lgb_classifier", "data"),
+        ("cat_species", "data"),
+        ("ols_columns", "data"),
+        ("keras_dense", "data"),
+        ("hf_classifier", "model_binary"),
     ],
 )
 def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None:
@@ -210,6 +241,15 @@ def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None
         ("torch_pickle", "data/model.pth"),
         ("torch_pt2", "data/model.pt2"),
         ("onnx_named", "model.onnx"),
+        ("xgb_booster", "model.ubj"),
+        ("xgb_classifier", "model.ubj"),
+        ("lgb_booster", "model.lgb"),
+        ("lgb_classifier", "model.skops"),
+        ("cat_species", "model.cb"),
+        ("ols_columns", "model.statsmodels"),
+        ("keras_dense", "data/model.keras"),
+        ("hf_classifier", "model/model.safetensors"),
+        ("st_mean", "model.sentence_transformer/modules.json"),
     ],
 )
 def test_a_file_of_something_else_does_not_load(name: str, file: str, tmp_path: Path) -> None:
@@ -227,7 +267,10 @@ def test_adapters_import_no_framework_before_they_load() -> None:
     """A worker holds only the framework of its own models."""
     script = (
         "import json, sys\n"
-        "from headrace_server.adapters import onnx, probe, pytorch, sklearn\n"
+        "from headrace_server.adapters import catboost, lightgbm, onnx, probe, pytorch\n"
+        "from headrace_server.adapters import sklearn, statsmodels, xgboost\n"
+        "from headrace_server.adapters import keras, tensorflow\n"
+        "from headrace_server.adapters import sentence_transformers, transformers\n"
         "from headrace_server.devices import open_device\n"
         "open_device('cpu')\n"
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"

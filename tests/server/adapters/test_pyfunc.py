@@ -276,10 +276,10 @@ def test_made_up_cells_are_of_their_types() -> None:
 
 
 def test_a_flavor_without_an_adapter_falls_back_to_python_function_where_there_is_one() -> None:
-    assert adapter_of("statsmodels", has_pyfunc=True) is PyfuncAdapter
+    assert adapter_of("prophet", has_pyfunc=True) is PyfuncAdapter
     assert adapter_of("sklearn", has_pyfunc=True) is not PyfuncAdapter
-    with pytest.raises(LoadError, match="'statsmodels' has no adapter, and the model no python_f"):
-        adapter_of("statsmodels")
+    with pytest.raises(LoadError, match="'prophet' has no adapter, and the model no python_f"):
+        adapter_of("prophet")
 
 
 def test_a_module_that_the_model_needs_and_is_not_here_is_named() -> None:

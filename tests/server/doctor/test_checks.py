@@ -160,13 +160,34 @@ def test_gpus_are_named_by_nvidia_smi_where_it_is(
 ) -> None:
     executable(
         tmp_path / "bin" / "nvidia-smi",
-        'echo "0, NVIDIA L4, 550.54.14, 23034 MiB, 5 MiB"',
+        'echo "0, NVIDIA L4, GPU-5f, 23034 MiB, 5 MiB"',
     )
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
     found = named(check_accelerators(Setup(), tmp_path), "gpu 0")
 
     assert found.text == "NVIDIA L4, 23034 MiB of memory, 5 MiB in use"
+
+
+def test_gpus_that_cuda_does_not_show_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(
+        tmp_path / "bin" / "nvidia-smi",
+        'echo "0, NVIDIA L4, GPU-5f, 23034 MiB, 5 MiB"\n'
+        'echo "1, NVIDIA T4, GPU-77, 15360 MiB, 5 MiB"',
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+
+    findings = list(check_accelerators(Setup(device="cuda:1"), tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hidden = named(check_accelerators(Setup(device="cuda"), tmp_path), "device")
+
+    assert named(findings, "gpu 0").text.endswith("hidden by CUDA_VISIBLE_DEVICES=1")
+    assert named(findings, "gpu 1").text.endswith(": cuda:0")
+    assert named(findings, "device").remedy == "--device cuda:0"
+    assert hidden.text == "device is 'cuda', but CUDA_VISIBLE_DEVICES hides every GPU"
 
 
 def test_an_nvidia_smi_that_fails_is_no_gpu(
@@ -183,7 +204,7 @@ def test_an_nvidia_smi_that_fails_is_no_gpu(
 def test_a_torch_without_cuda_beside_a_gpu_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executable(tmp_path / "bin" / "nvidia-smi", 'echo "0, NVIDIA L4, 550, 23034 MiB, 5 MiB"')
+    executable(tmp_path / "bin" / "nvidia-smi", 'echo "0, NVIDIA L4, GPU-5f, 23034 MiB, 5 MiB"')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('imported')")

@@ -42,6 +42,7 @@ from headrace_server.instances.supervisor import SETTLED_S
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
 from headrace_server.repository.model import ModelVersion, State
 from headrace_server.repository.repository import Repository, Wanted
+from headrace_server.repository.tried import Tried
 from headrace_server.settings import ModelSettings
 from headrace_server.types import Batch, BatchKey, InputLayout, Outcome, Part, Request
 from strategies import chained
@@ -186,8 +187,9 @@ class Plant:
             cast("Librarian", self.shelf),
             self.pool,
             self.completions,
-            settings_of=lambda *_: ModelSettings(**how),
+            settings_of=lambda *_: ModelSettings(**{"trial": False, **how}),
             device="cpu",
+            tried=Tried(str(directory / "tried")),
         )
         self._changed = threading.Condition()
         self.repository.watch(self._on_change)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,87 @@ def test_where_there_is_no_room_the_model_joins_the_others_and_its_trial_ends(
     assert psutil.Process().children() == [process]
     assert house.ask("first", 1.0, 1.0) == (2.0, 2.0)
     assert house.ask("second", 1.0, 1.0) == (3.0, 3.0)
+
+
+def test_several_models_are_tried_in_one_process_after_another(
+    houses: Callable[..., House], tmp_path: Path
+) -> None:
+    house = houses()
+    house.shelf.put("first", "1", adder(1.0))
+    for name in "abcdef":
+        house.shelf.put(name, "1", noting(tmp_path / "pids"))
+    house.load("first", "first")
+
+    loads = [house.repository.begin_load(name, name) for name in "abcdef"]
+    for load in loads:
+        load.result(60)
+
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 12
+    # At most two are tried at once on two cores, four on more.
+    assert 2 <= len(set(pids)) <= 5
+    assert psutil.Process().children() == [house.process()]
+
+
+def test_a_model_that_was_tried_before_is_loaded_at_once_also_by_the_next_daemon(
+    houses: Callable[..., House], tmp_path: Path
+) -> None:
+    house = houses()
+    house.shelf.put("first", "1", adder(1.0))
+    house.shelf.put("second", "1", noting(tmp_path / "pids"))
+    house.load("first", "first")
+    house.load("second", "second")
+    house.unload("second")
+    house.load("second", "second")
+    assert len((tmp_path / "pids").read_text().split()) == 3
+
+    again = houses()
+    again.shelf = house.shelf
+    again.repository._librarian = house.repository._librarian
+    again.load("first", "first")
+    again.load("second", "second")
+
+    assert len((tmp_path / "pids").read_text().split()) == 4
+
+
+def test_a_model_that_is_data_is_not_tried(
+    houses: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = houses()
+    house.shelf.put("first", "1", adder(1.0))
+    house.shelf.put("second", "1", noting(tmp_path / "pids"))
+    fetch = house.shelf.fetch
+    monkeypatch.setattr(
+        house.shelf, "fetch", lambda source, _=None: replace(fetch(source), is_data=True)
+    )
+    house.load("first", "first")
+
+    house.load("second", "second")
+
+    assert len((tmp_path / "pids").read_text().split()) == 1
+
+
+def test_a_model_that_failed_is_tried_again(houses: Callable[..., House], tmp_path: Path) -> None:
+    house = houses()
+    house.shelf.put("kind", "1", adder(1.0))
+    house.load("kind", "kind")
+    house.shelf.put("harm", "1", Does(os._exit, 3))
+    process = house.process()
+
+    for _ in range(2):
+        with pytest.raises(LoadFailed, match="ended while it loaded"):
+            house.load("harm", "harm")
+
+    assert house.process() == process
+
+
+def noting(file: Path) -> object:
+    """A model whose pickle notes in which process it is opened."""
+    code = (
+        f"open({str(file)!r}, 'a').write(str(__import__('os').getpid()) + '\\n') and "
+        "type('Zero', (), {'predict': lambda self, x: x})()"
+    )
+    return Does(eval, code)
 
 
 def test_a_worker_that_has_become_empty_makes_room(houses: Callable[..., House]) -> None:

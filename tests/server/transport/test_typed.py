@@ -42,9 +42,9 @@ class Typed:
     """A binding of a model with *signature*, and what asks it."""
 
     def __init__(self, signature: Signature, message_bytes_max: int = 1 << 30) -> None:
-        repository = FakeRepository()
-        self.model: ModelVersion = repository.serve("any", signature)
-        self.service = Service(repository.real, queue_bytes_max=1 << 30)
+        self.repository = FakeRepository()
+        self.model: ModelVersion = self.repository.serve("any", signature)
+        self.service = Service(self.repository.real, queue_bytes_max=1 << 30)
         self.binding = Binding(self.model, message_bytes_max)
 
     def message(self, name: str) -> Any:
@@ -166,6 +166,53 @@ def test_answers_are_written_as_protobuf_reads_them(
     for item in typed.binding.service.outputs:
         assert list(getattr(answer, item.field)) == columns[item.name][start:stop]
     assert answer.model_version == typed.model.version
+
+
+@given(tables(), st.data())
+def test_what_one_message_taught_changes_no_other(
+    table: tuple[Signature, dict[str, list[Any]]], data: st.DataObject
+) -> None:
+    signature, columns = table
+    typed, fresh = Typed(signature), Typed(signature)
+    is_row = data.draw(st.booleans())
+    message = typed.row if is_row else typed.request
+    for item in typed.binding.service.inputs:
+        if is_row:
+            setattr(message, item.field, columns[item.name][0])
+        else:
+            getattr(message, item.field).extend(columns[item.name])
+    payload = message.SerializeToString()
+    typed.decode(payload, is_row=is_row)
+    at = data.draw(st.integers(0, len(payload) - 1))
+    octet = data.draw(st.integers(0, 255))
+    other = payload[:at] + bytes([octet]) + payload[at + 1 :]
+    assert read_or_refused(typed, other, is_row) == read_or_refused(fresh, other, is_row)
+
+
+def read_or_refused(typed: Typed, payload: bytes, is_row: bool) -> Any:
+    try:
+        plan, request = typed.decode(payload, is_row=is_row)
+    except HeadraceError as error:
+        return str(error)
+    return plan.rows, plan.key.inputs, [bytes(tensor) for tensor in request.tensors]
+
+
+def test_columns_in_another_order_on_the_wire_are_told_apart_again_and_again() -> None:
+    typed = columns(A, TensorSpec("b", "FP64", (-1,), "double"))
+    for one, two in ((1.0, 2.0), (3.0, 4.0)):
+        payload = b"\x11" + np.array([two]).tobytes() + b"\x09" + np.array([one]).tobytes()
+        found = typed.tensors(payload, is_row=True)
+        assert (found["a"].tolist(), found["b"].tolist()) == ([one], [two])
+
+
+def test_what_was_learned_is_forgotten_when_other_models_are_served() -> None:
+    typed = columns(A)
+    message = typed.request
+    message.a.append(1.0)
+    first, _ = typed.decode(message)
+    assert typed.decode(message)[0] is first
+    typed.repository.generation += 1
+    assert typed.decode(message)[0] is not first
 
 
 def columns(*specs: TensorSpec, params: Sequence[ParamSpec] = ()) -> Typed:

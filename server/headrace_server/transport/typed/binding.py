@@ -1,8 +1,9 @@
 """Binding: the typed service of one loaded model version, from messages to requests and back."""
 
 import json
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -24,7 +25,7 @@ from ...service import Ask, Service, check_signature
 from ...types import Buffer, Outputs, Plan, Reply, Request
 from ..codec import check_bytes, check_values
 from .fields import FieldTable, joined
-from .reading import reader_of
+from .reading import lies_alike, reader_of
 from .values import plain, read_instant
 from .writing import OutputUnlike, writer_of
 
@@ -37,6 +38,11 @@ Metadata = Iterable[tuple[str, str | bytes]]
 _KEPT_MAX = 4096
 _PARAMS_BYTES_MAX = 4096
 _CHECKED_MAX = 64
+# Layouts that share a length, and how much of one may be no values.
+_SAME_LENGTH_MAX = 8
+_HEADER_BYTES_MAX = 16 * 1024
+# Up to this size a copied slice costs less than a view.
+_SLICE_BYTES_MAX = 1024
 
 
 class NoTypedService(HeadraceError):
@@ -114,6 +120,22 @@ class Binding:
         self._checked.add(sent)
 
 
+class _Layout(NamedTuple):
+    """Messages of one length that differ in the values of their columns only.
+
+    Attributes:
+        fragments: Where all that is no value stands, and what it is.
+        slices: Where the tensors lie, in the order of the plan's key.
+        nbytes: Their sum.
+        plan: What such a message means.
+    """
+
+    fragments: tuple[tuple[int, bytes], ...]
+    slices: tuple[tuple[int, int], ...]
+    nbytes: int
+    plan: Plan
+
+
 class _Form:
     """One of the two methods: messages of many rows, or of one."""
 
@@ -141,6 +163,7 @@ class _Form:
         self._version = varint(VERSION_NUMBER << 3 | 2) + varint(len(version)) + version
         self._generation = -1
         self._plans: dict[object, Plan] = {}
+        self._layouts: dict[int, list[_Layout]] = {}
 
     def decode(
         self,
@@ -152,6 +175,45 @@ class _Form:
         now: float,
         deadline_at: float,
     ) -> tuple[Plan, Request]:
+        generation = service.generation
+        if generation != self._generation:
+            self._plans.clear()
+            self._layouts.clear()
+            self._generation = generation
+        encode = self._encode
+        for layout in () if priority else self._layouts.get(len(payload), ()):
+            for offset, fragment in layout.fragments:
+                if not payload.startswith(fragment, offset):
+                    break
+            else:
+                plan = layout.plan
+                whole = payload if layout.nbytes <= _SLICE_BYTES_MAX else memoryview(payload)
+                tensors: list[Buffer] = [whole[a:b] for a, b in layout.slices]
+                break
+        else:
+            plan, raws, is_raw = self._decode_slowly(service, payload, priority)
+            tensors = [raws[index] for index in plan.order if index >= 0]
+            if is_raw:
+                encode = self._encode_raw
+        nbytes = sum(map(len, tensors))
+        if plan.shaping is not None:
+            tensors = plan.shaping.fill(tensors)
+            nbytes = sum(map(len, tensors))
+            reply = plan.shaping.reply(reply)
+        if plan.checked:
+            check_values(plan, tensors)
+        if plan.timeout_s != math.inf:
+            deadline_at = min(deadline_at, now + plan.timeout_s)
+        request = Request(
+            plan.key, plan.rows, tensors, reply, call, nbytes, b"", now, deadline_at, plan.priority
+        )
+        request.encode = encode
+        return plan, request
+
+    def _decode_slowly(
+        self, service: Service, payload: bytes, priority: str
+    ) -> tuple[Plan, list[Buffer], bool]:
+        """Plan and tensors of a message, in its own order, and whether these came as raw bytes."""
         slots = self._table.split(payload)
         stated: list[tuple[int, tuple[int, ...]]] = []
         raws: list[Buffer] = []
@@ -165,26 +227,29 @@ class _Form:
         params = bytes(joined(slots[-1])) if slots[-1] else b""
         plan = self._plan(service, tuple(stated), params, priority)
         check_bytes(plan, raws)
-        tensors = [raws[index] for index in plan.order if index >= 0]
-        if plan.shaping is not None:
-            tensors = plan.shaping.fill(tensors)
-            reply = plan.shaping.reply(reply)
-        if plan.checked:
-            check_values(plan, tensors)
-        request = Request(
-            plan.key,
-            plan.rows,
-            tensors,
-            reply,
-            call,
-            sum(map(len, tensors)),
-            b"",
-            now,
-            min(deadline_at, now + plan.timeout_s),
-            plan.priority,
-        )
-        request.encode = self._encode_raw if is_raw else self._encode
-        return plan, request
+        if not priority and plan.shaping is None:
+            self._learn(payload, plan)
+        return plan, raws, is_raw
+
+    def _learn(self, payload: bytes, plan: Plan) -> None:
+        """Keep the layout of a message whose columns lie in it as they do in tensors."""
+        spans = self._table.spans(payload)
+        if not spans or len(payload) - sum(b - a for _, a, b in spans) > _HEADER_BYTES_MAX:
+            return
+        if not all(lies_alike(self._items[slot]) for slot, _, _ in spans):
+            return
+        ends = [0, *(stop for _, _, stop in spans)]
+        begins = [*(start for _, start, _ in spans), len(payload)]
+        fragments = [(a, payload[a:b]) for a, b in zip(ends, begins, strict=True) if a < b]
+        # Tensors were stated in the order of the signature, not in that of the message.
+        stated = sorted(spans)
+        slices = [stated[index][1:] for index in plan.order if index >= 0]
+        if len(self._layouts) >= _KEPT_MAX:
+            self._layouts.clear()
+        same = self._layouts.setdefault(len(payload), [])
+        if len(same) < _SAME_LENGTH_MAX:
+            nbytes = sum(b - a for a, b in slices)
+            same.append(_Layout(tuple(fragments), tuple(slices), nbytes, plan))
 
     def _plan(
         self,
@@ -193,10 +258,6 @@ class _Form:
         params: bytes,
         priority: str,
     ) -> Plan:
-        generation = service.generation
-        if generation != self._generation:
-            self._plans.clear()
-            self._generation = generation
         key = (stated, params, priority)
         plan = self._plans.get(key)
         if plan is not None:

@@ -95,6 +95,29 @@ class FieldTable:
             raise InvalidRequest(f"the message is no {self.message}: it ends inside a field")
         return slots
 
+    def spans(self, payload: bytes) -> list[tuple[int, int, int]] | None:
+        """Slot, begin and end of the values of each field, of a message that `split` has read.
+
+        None where a field's bytes are not the tensor's, or a slot has several; that of the
+        parameters has no values.
+        """
+        spans = []
+        at = 0
+        while at < len(payload):
+            tag, at = read_varint(payload, at)
+            slot, form = self._table[tag]
+            stop = at + form
+            if form <= 0:
+                size, at = read_varint(payload, at)
+                stop = at + size
+            if slot < len(self.items):
+                is_number = self.items[slot].kind is Kind.SCALAR and form != 0
+                if not is_number or (form == _BYTES and self.items[slot].type != "bool"):
+                    return None
+                spans.append((slot, at, stop))
+            at = stop
+        return spans if len({slot for slot, _, _ in spans}) == len(spans) else None
+
     def _unknown(self, tag: int) -> InvalidRequest:
         number = tag >> 3
         name = self._retired.get(number)

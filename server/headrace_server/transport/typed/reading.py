@@ -70,7 +70,7 @@ def _messages(pieces: list[Buffer], *, is_row: bool) -> Sequence[bytes]:
 def _number_reader(item: Item, *, is_row: bool) -> Read:
     name = item.name
     width = WIDTHS[item.type] or 1
-    is_same = _is_same(item)
+    is_same = lies_alike(item)
 
     def read(pieces: list[Buffer]) -> Tensor:
         raw = pieces[-1] if is_row else joined(pieces)
@@ -131,7 +131,7 @@ def _read_tensor(item: Item, message: Buffer, *, is_row: bool) -> Tensor:
         count, rest = divmod(len(raw), WIDTHS[item.type_of_values] or 1)
         if rest:
             raise InvalidRequest(f"input {item.name!r}: its values end inside a value")
-        if not _is_same(item):
+        if not lies_alike(item):
             raw = _narrowed(item, raw)
     wanted = spec.shape[1:] if is_row else spec.shape
     if not shape:
@@ -200,7 +200,7 @@ def _inferred(item: Item, wanted: tuple[int, ...], count: int) -> tuple[int, ...
     return tuple(count // fixed if size == -1 else size for size in wanted)
 
 
-def _is_same(item: Item) -> bool:
+def lies_alike(item: Item) -> bool:
     """Whether values lie on the wire as in the tensor."""
     itemsize = DATATYPES[item.tensor.datatype].itemsize
     return (WIDTHS[item.type_of_values] or 1) == itemsize

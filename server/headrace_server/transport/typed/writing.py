@@ -63,10 +63,13 @@ def writer_of(item: Item, *, is_row: bool, is_raw: bool) -> Write:
 def _number_writer(item: Item, tag: bytes, *, is_row: bool) -> Write:
     width = WIDTHS[item.type]
     row_tag = varint(item.number << 3 | _WIRE_TYPES[width])
+    datatype = DATATYPES[item.tensor.datatype]
+    is_alike = datatype.itemsize == (width or 1)
 
     def write(tensor: OutputTensor, data: Buffer, shape: tuple[int, ...]) -> list[Buffer]:
-        _check(item, tensor, shape, is_row=is_row)
-        data = _wide(item, tensor, data)
+        if not (is_alike and tensor.datatype is datatype and len(shape) == 1) or is_row:
+            _check(item, tensor, shape, is_row=is_row)
+            data = _wide(item, tensor, data)
         return [row_tag, data] if is_row else [tag, varint(len(data)), data]
 
     return write

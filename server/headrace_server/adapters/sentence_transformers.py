@@ -1,0 +1,92 @@
+"""Sentence_transformers: models that turn texts into vectors.
+
+`encode` is called with all texts of a batch. It answers what MLflow's pyfunc answers but for one
+form: the body of an embeddings API, which MLflow makes where a model was logged for such a task and
+its input is a dict. Nothing is fetched from the Hugging Face Hub, as with transformers.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from headrace.datatypes import BYTES
+from headrace.signature import Signature
+
+from ..devices import Device
+from .base import (
+    NO_PARAMS,
+    Adapter,
+    Artifact,
+    LoadError,
+    Params,
+    Tensors,
+    all_required,
+    loading,
+    name_outputs,
+)
+from .transformers import ONE_TEXT, prepare_hub
+
+# Where MLflow keeps the model, which its MLmodel file does not tell.
+FOLDER = "model.sentence_transformer"
+
+
+class SentenceTransformersAdapter(Adapter):
+    """A SentenceTransformer on its device."""
+
+    is_accelerated = True
+    takes_params = True
+
+    def __init__(self, artifact: Artifact, device: Device) -> None:
+        super().__init__(artifact, device)
+        self._signature = all_required(artifact.signature or ONE_TEXT)
+        specs = self._signature.inputs
+        if len(specs) != 1 or specs[0].datatype != BYTES.name:
+            shown = [f"{spec.name} {spec.datatype}" for spec in specs]
+            raise LoadError(f"a model of sentences takes one input of texts, not {shown}")
+        folder = artifact.path / FOLDER
+        if not folder.is_dir():
+            raise LoadError(f"the artifact lacks {FOLDER!r}")
+        with loading("sentence-transformers", ("sentence_transformers", "transformers", "torch")):
+            prepare_hub(device)
+            import sentence_transformers
+
+            # As MLflow does: code in the artifact is a part of the model.
+            self._model = sentence_transformers.SentenceTransformer(
+                str(folder), device=device.name, trust_remote_code=True
+            )
+        method = getattr(self._model, artifact.method or "encode", None)
+        if not callable(method):
+            raise LoadError(f"a SentenceTransformer has no method {artifact.method!r}")
+        self._encode = method
+
+    @property
+    def signature(self) -> Signature:
+        """The artifact's, else one text per row."""
+        return self._signature
+
+    def stage(self, tensors: Tensors) -> list[str]:
+        """The texts."""
+        (column,) = tensors.values()
+        texts: list[str] = column.tolist()
+        return texts
+
+    def launch(self, staged: list[str], params: Params = NO_PARAMS) -> Any:
+        """Encode all texts at once, with *params* as options of `encode`."""
+        return self._encode(
+            staged, **{"batch_size": len(staged), "show_progress_bar": False, **params}
+        )
+
+    def finish(self, launched: Any) -> Tensors:
+        """Name the vectors, [rows, features]."""
+        is_tensor = hasattr(launched, "detach")
+        array = self.device.finish(launched) if is_tensor else np.asarray(launched)
+        return name_outputs(array, self._signature)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        # Its card refers back to it: the weights would wait for the collector.
+        self._model.model_card_data = None
+        del self._encode, self._model
+
+
+ADAPTER = SentenceTransformersAdapter

@@ -1,0 +1,58 @@
+"""Tried: which models were loaded without harm before, so that a restart need not try them again.
+
+A trial is remembered by an empty file whose name is a digest over the model, how it is loaded, and
+the packages that it is loaded with. Files of other versions of these do no harm.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+# What of a LOAD frame says how a model is loaded.
+_HOW = ("flavor", "method", "sizes", "buckets")
+
+
+class Tried:
+    """The trials that were passed, below one directory; it is made when the first one is."""
+
+    def __init__(self, directory: str) -> None:
+        self._root = Path(directory).absolute()
+
+    def has(self, key: str) -> bool:
+        """Whether the trial of that *key* was passed."""
+        return (self._root / key).exists()
+
+    def note(self, key: str) -> None:
+        """The trial of that *key* was passed. Where that cannot be kept, it is made again."""
+        with suppress(OSError):
+            self._root.mkdir(parents=True, exist_ok=True)
+            (self._root / key).touch()
+
+
+def trial_key(digest: str, spec: dict[str, Any], device: str, command: Sequence[str]) -> str:
+    """What a trial is remembered by.
+
+    Args:
+        digest: Of the model's files.
+        spec: The LOAD frame.
+        device: Where the model computes.
+        command: What runs its worker; empty for our own Python.
+    """
+    how = [digest, device, list(command), [spec[name] for name in _HOW], _installed()]
+    return hashlib.sha256(json.dumps(how, default=str).encode()).hexdigest()
+
+
+@cache
+def _installed() -> str:
+    """A digest over all that is installed beside us."""
+    found = sorted(f"{each.name}=={each.version}" for each in distributions())
+    return hashlib.sha256(
+        "\n".join([os.path.realpath(sys.executable), *found]).encode()
+    ).hexdigest()
