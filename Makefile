@@ -20,7 +20,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 	$(wildcard tests/conformance)
 
 .PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
-	test-node soak bench bench-flavors gpu-check protos clean
+	test-node soak bench bench-client bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -33,6 +33,7 @@ help:
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
+	@echo "make bench-client  what a call costs the client, beside a bare stub and tritonclient"
 	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
 	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"
@@ -133,6 +134,9 @@ gpu-check: setup
 		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
 	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
 	$(BIN)/python benchmarks/gpu.py
+
+bench-client: setup
+	$(BIN)/python benchmarks/client.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from headrace.signature import Signature, TensorSpec
 
 from .errors import InvalidResponse
 from .timings import Timings
+
+if TYPE_CHECKING:  # Imported by whoever asks for theirs.
+    import pandas as pd
+    import torch
 
 # Of the type that the datatype has, which no type checker can know.
 Array: TypeAlias = npt.NDArray[Any]
@@ -103,6 +107,60 @@ class Prediction(Mapping[str, Array]):
             ValueError: An element is no JSON, or no name is given and there are several outputs.
         """
         return [json.loads(text) for text in self.strings(name).ravel().tolist()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every output as lists of Python's own values, as JSON takes them; text from UTF-8.
+
+        Raises:
+            ValueError: A BYTES output does not hold text.
+        """
+        return {
+            name: (self.strings(name) if array.dtype == object else array).tolist()
+            for name, array in self._arrays.items()
+        }
+
+    def as_frame(self) -> "pd.DataFrame":
+        """A pandas DataFrame: a row per row, a column per output.
+
+        An output of shape [n, k] makes k columns, named "NAME_0" and so on, or one of its own name
+        for k = 1. Rows of more axes are one array each. BYTES that are UTF-8 become text.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+            ValueError: Outputs differ in their rows.
+        """
+        import pandas as pd  # noqa: PLC0415 - not everybody's.
+
+        columns: dict[str, Any] = {}
+        for name, array in self._arrays.items():
+            rows = np.atleast_1d(_as_text(array))
+            if rows.ndim == 1:
+                columns[name] = rows
+            elif rows.ndim == 2 and rows.shape[1] == 1:
+                columns[name] = rows[:, 0]
+            elif rows.ndim == 2:
+                columns |= {f"{name}_{at}": rows[:, at] for at in range(rows.shape[1])}
+            else:
+                columns[name] = list(rows)
+        return pd.DataFrame(columns)
+
+    def as_tensor(self, name: str = "") -> "torch.Tensor":
+        """A numeric output as a torch tensor on the CPU; without *name* the only output.
+
+        By DLPack: the memory is the answer's own where its elements lie aligned in it, else a copy.
+        It is read-only though torch cannot say so; clone the tensor before writing.
+
+        Raises:
+            KeyError: There is no output *name*.
+            ModuleNotFoundError: torch is not installed.
+            ValueError: It is BYTES, or no name is given and there are several outputs.
+        """
+        import torch.utils.dlpack  # noqa: PLC0415 - not everybody's.
+
+        array = self[name] if name else self.array
+        if array.dtype == object:
+            raise ValueError("expected an output of numbers, got BYTES")
+        return torch.utils.dlpack.from_dlpack(array if array.flags.aligned else array.copy())
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {_shown(array)}" for name, array in self._arrays.items())
@@ -225,6 +283,17 @@ def _value(parameter: InferParameter) -> bool | int | float | str | None:
     choice = parameter.WhichOneof("parameter_choice")
     value: bool | int | float | str | None = getattr(parameter, choice) if choice else None
     return value
+
+
+def _as_text(array: Array) -> Array:
+    """A BYTES array with texts in place of UTF-8, where all of it is; any other as it is."""
+    if array.dtype != object:
+        return array
+    try:
+        texts = list(map(bytes.decode, array.ravel().tolist()))
+    except UnicodeDecodeError:
+        return array
+    return np.fromiter(texts, object, array.size).reshape(array.shape)
 
 
 def _shown(array: Array) -> str:

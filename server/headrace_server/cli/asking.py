@@ -148,7 +148,7 @@ def models(
 def health(
     model: Annotated[
         str,
-        typer.Argument(help="A model; none for the daemon.", autocompletion=_offer_models),
+        typer.Argument(help="A model; none for the daemon.", autocompletion=offer_models),
     ] = "",
     server: Server = SERVER,
     token: Token = "",
