@@ -63,7 +63,7 @@ class Stub:
 
     def __init__(
         self,
-        target: str | Client = DEFAULT_TARGET,
+        target: str | Sequence[str] | Client = DEFAULT_TARGET,
         *,
         version: str = "",
         model: str = "",
@@ -158,7 +158,7 @@ class AsyncStub:
 
     def __init__(
         self,
-        target: str | AsyncClient = DEFAULT_TARGET,
+        target: str | Sequence[str] | AsyncClient = DEFAULT_TARGET,
         *,
         version: str = "",
         model: str = "",
@@ -184,7 +184,7 @@ class AsyncStub:
         )
 
     async def close(self) -> None:
-        """Close the connection, unless it was given as a Client."""
+        """Close the connection, unless it was given as an AsyncClient."""
         if self._is_owner:
             await self._client.close()
 
