@@ -1,8 +1,9 @@
 """Strategies: hypothesis's random datatypes, tensors, signatures, batch keys and requests."""
 
+import datetime as dt
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,48 @@ def mlflow_signatures(draw: DrawFn, inputs_max: int = 6) -> Signature:
     )
     given = tuple(draw(st.lists(params(), max_size=4, unique_by=_name)))
     return Signature(group(1), group(0), given)
+
+
+def rows_of(spec: TensorSpec) -> SearchStrategy[Any]:
+    """A value that a single row may have for an input."""
+    if not spec.is_column:
+        shape = tuple(2 if size == -1 else size for size in spec.shape[1:])
+        return arrays(DATATYPES[spec.datatype], shape).map(lambda made: made[1])
+    if spec.kind == "json":
+        return _json_values(json.loads(spec.schema) if spec.schema else {"type": "any"})
+    return _PLAIN_VALUES[spec.kind]
+
+
+_PLAIN_VALUES: dict[str, SearchStrategy[Any]] = {
+    "boolean": st.booleans(),
+    "integer": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(width=32),
+    "double": st.floats(),
+    "string": texts,
+    "binary": st.binary(max_size=9),
+    "datetime": st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1)),  # noqa: DTZ001
+}
+
+
+def _json_values(kind: Mapping[str, Any]) -> SearchStrategy[Any]:
+    """A value of a type within JSON, as Python has it."""
+    match kind["type"]:
+        case "array":
+            return st.lists(_json_values(kind["items"]), max_size=3)
+        case "map":
+            return st.dictionaries(texts, _json_values(kind["values"]), max_size=3)
+        case "object":
+            fields = {key: _json_values(inner) for key, inner in kind["properties"].items()}
+            return st.fixed_dictionaries(fields)
+        case "any":
+            return st.none() | st.integers(-9, 9) | texts
+        case "binary":
+            return texts
+        case "float" | "double":
+            return st.floats(allow_nan=False, allow_infinity=False)
+        case plain:
+            return _PLAIN_VALUES[plain]
 
 
 def _name(spec: TensorSpec | ParamSpec) -> str:

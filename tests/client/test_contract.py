@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 from headrace_client import InputMismatch, InvalidResponse
 from headrace_client.contract import Contract, StubCodec
+from strategies import mlflow_signatures, rows_of
 
 MATRIX = '{"type": "array", "items": {"type": "double"}}'
 NUMBERS = (
@@ -53,6 +54,18 @@ def test_a_row_of_numbers_is_the_same_request_whichever_way_it_takes(
     general = stub.row((np.float64(size), np.int64(count), np.int32(rank)), None)
 
     assert packed == general == stub.batch(([size], [count], [rank]), None)
+
+
+@given(mlflow_signatures(), st.data())
+def test_a_single_row_is_the_batch_of_that_row(signature: Signature, data: st.DataObject) -> None:
+    stub = codec(signature.inputs)
+    values = [data.draw(rows_of(spec)) for spec in signature.inputs]
+    columns = [
+        [value] if spec.is_column else np.asarray(value)[np.newaxis]
+        for spec, value in zip(signature.inputs, values, strict=True)
+    ]
+
+    assert stub.row(values, None) == stub.batch(columns, None)
 
 
 @given(st.integers(-(2**53), 2**53))
