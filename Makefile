@@ -20,7 +20,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 	$(wildcard tests/conformance)
 
 .PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
-	soak bench bench-client bench-flavors gpu-check protos clean
+	test-node soak bench bench-client bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
+	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
@@ -93,6 +94,13 @@ $(PROTOBUF7)/installed: pyproject.toml
 test-environments: setup
 	$(BIN)/python -m pytest -m environments tests/environments
 
+test-node: setup tests/node/node_modules
+	$(BIN)/python -m pytest tests/node
+
+tests/node/node_modules: tests/node/package.json
+	npm install --prefix tests/node --no-audit --no-fund --no-package-lock
+	@touch $@
+
 test-flavors: $(FLAVORS)/installed
 	@# Their tests skip where it is not installed: here it must be.
 	$(FLAVORS)/bin/python -c 'import tensorflow'
@@ -115,9 +123,7 @@ bench: setup
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
-
-bench-client: setup
-	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/typed.py
 
 bench-flavors: setup
 	$(BIN)/python benchmarks/flavors.py
@@ -128,6 +134,9 @@ gpu-check: setup
 		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
 	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
 	$(BIN)/python benchmarks/gpu.py
+
+bench-client: setup
+	$(BIN)/python benchmarks/client.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -239,6 +239,15 @@ class AsyncClient:
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return await self._send(ask, AS_IS, self._deadline_at(timeout))
 
+    async def exchange(
+        self,
+        payload: bytes,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> bytes:
+        """See `Client.exchange`."""
+        return (await self._answered(payload, self._deadline_at(timeout), is_timed=False))[0]
+
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """See `Client.metadata`."""
         return (await self._learn(model, version, self._deadline_at(None))).metadata
@@ -311,9 +320,16 @@ class AsyncClient:
     async def _ask(
         self, ask: Ask, form: Form, payload: bytes, deadline: float | None
     ) -> Prediction:
-        if not ask.timings and self._hedge_after_s is None:
-            return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
-        metadata = self._timed_metadata if ask.timings else self._metadata
+        answer, trailing = await self._answered(payload, deadline, is_timed=ask.timings)
+        return self._session.decode(ask, form, answer, trailing)
+
+    async def _answered(
+        self, payload: bytes, deadline: float | None, *, is_timed: bool
+    ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
+        """The bytes of an answer, and for a timed request what came behind it."""
+        if not is_timed and self._hedge_after_s is None:
+            return await self._call(self._infer, payload, deadline), None
+        metadata = self._timed_metadata if is_timed else self._metadata
         try:
             if self._hedge_after_s is None:
                 call = self._infer(payload, timeout=left_s(deadline), metadata=metadata)
@@ -325,7 +341,7 @@ class AsyncClient:
                 )
         except grpc.RpcError as error:
             raise error_of(error) from error
-        return self._session.decode(ask, form, answer, await call.trailing_metadata())
+        return answer, await call.trailing_metadata()
 
     async def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)

@@ -334,6 +334,25 @@ class Client:
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return self._send(ask, AS_IS, self._deadline_at(timeout))
 
+    def exchange(
+        self,
+        payload: bytes,
+        *,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send the bytes of a ModelInferRequest as they are, for those of its answer.
+
+        What stubs are built on: see `headrace stub`.
+
+        Args:
+            payload: The request.
+            timeout: Seconds for the whole call; None for the client's.
+
+        Raises:
+            HeadraceClientError: The call failed, in the class of its status.
+        """
+        return self._answered(payload, self._deadline_at(timeout), is_timed=False)[0]
+
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """What *model* is and takes, as the server says now.
 
@@ -428,9 +447,16 @@ class Client:
 
     def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
         payload = self._session.encode(ask, form)
-        if not ask.timings and self._hedge_after_s is None:
-            return self._session.decode(ask, form, self._call(self._infer, payload, deadline))
-        metadata = self._timed_metadata if ask.timings else self._metadata
+        answer, trailing = self._answered(payload, deadline, is_timed=ask.timings)
+        return self._session.decode(ask, form, answer, trailing)
+
+    def _answered(
+        self, payload: bytes, deadline: float | None, *, is_timed: bool
+    ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
+        """The bytes of an answer, and for a timed request what came behind it."""
+        if not is_timed and self._hedge_after_s is None:
+            return self._call(self._infer, payload, deadline), None
+        metadata = self._timed_metadata if is_timed else self._metadata
         call: grpc.Call
         try:
             if self._hedge_after_s is None:
@@ -446,7 +472,7 @@ class Client:
                 )
         except grpc.RpcError as error:
             raise error_of(error) from error
-        return self._session.decode(ask, form, answer, call.trailing_metadata())
+        return answer, call.trailing_metadata()
 
     def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)

@@ -14,7 +14,7 @@ from headrace.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     RepositoryIndexResponse,
 )
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 
 from .errors import InvalidResponse
 from .timings import Timings
@@ -178,6 +178,9 @@ class ModelMetadata:
         outputs: Its outputs; may be empty too.
         parameters: Parameters that a request may give, with their defaults as a request would give
             them: lists and objects as JSON, None for null.
+        signature: All of its signature, where the server tells it; None elsewhere.
+        field_numbers: Those of its typed service, as `headrace.typed.FieldNumbers` writes them;
+            empty where the server does not tell them.
     """
 
     name: str
@@ -186,6 +189,8 @@ class ModelMetadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
+    signature: Signature | None = field(default=None, compare=False, repr=False)
+    field_numbers: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,8 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
     """The metadata that a server stated.
 
     Raises:
-        InvalidResponse: It names a datatype that the protocol does not have.
+        InvalidResponse: It names a datatype that the protocol does not have, or its signature makes
+            no sense.
     """
     return ModelMetadata(
         name=message.name,
@@ -224,6 +230,8 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
         inputs=tuple(map(_spec, message.inputs)),
         outputs=tuple(map(_spec, message.outputs)),
         parameters={name: _value(value) for name, value in message.parameters.items()},
+        signature=_signature(message.signature),
+        field_numbers=message.field_numbers,
     )
 
 
@@ -259,6 +267,15 @@ def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
         optional=said.get("optional") is True,
         schema=str(said.get("schema", "")),
     )
+
+
+def _signature(text: str) -> Signature | None:
+    if not text:
+        return None
+    try:
+        return Signature.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidResponse("the signature of a model makes no sense") from error
 
 
 def _value(parameter: InferParameter) -> bool | int | float | str | None:
