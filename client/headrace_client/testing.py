@@ -32,9 +32,16 @@ from headrace.oip import open_inference_pb2 as oip
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec
 from headrace.tensors import decode, encode
+from headrace.typed import SIGNATURE_KEY, SIGNATURE_PARAMETER, drift
 
 from .channel import MESSAGE_BYTES_MAX
-from .errors import HeadraceClientError, Internal, InvalidArgument, NotFound
+from .errors import (
+    FailedPrecondition,
+    HeadraceClientError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+)
 from .signatures import signature_from_metadata, signature_from_mlflow
 from .types import Array, ModelMetadata
 
@@ -203,6 +210,7 @@ class FakeServer:
             if self._errors:
                 raise self._errors.popleft()
         model = self._find(ask.model_name, ask.model_version)
+        _check_signature(model, ask)
         try:
             inputs, rows = _inputs(model.signature, ask)
             parameters = _parameters(model.signature, ask)
@@ -240,6 +248,21 @@ def _handler(name: str, method: Callable[[Any], Any]) -> Any:
 def _abort(context: grpc.ServicerContext, error: HeadraceClientError) -> NoReturn:
     context.abort(grpc.StatusCode[error.code], error.message)
     raise AssertionError("abort raises")
+
+
+def _check_signature(model: _Model, ask: oip.ModelInferRequest) -> None:
+    """Whether a caller that says what it was made for, as a generated client does, still fits."""
+    if SIGNATURE_PARAMETER not in ask.parameters:
+        return
+    try:
+        changed = drift(ask.parameters[SIGNATURE_PARAMETER].string_param, model.signature)
+    except ValueError as error:
+        raise InvalidArgument(f"{SIGNATURE_KEY}: {error}") from None
+    if not changed.is_compatible:
+        raise FailedPrecondition(
+            f"model {ask.model_name!r} version {model.version} has another signature than the "
+            f"caller was made for: {changed}"
+        )
 
 
 def _inputs(signature: Signature, ask: oip.ModelInferRequest) -> tuple[dict[str, Array], int]:
@@ -298,7 +321,7 @@ def _parameters(signature: Signature, ask: oip.ModelInferRequest) -> dict[str, A
     }
     expected = known | _PROTOCOL_PARAMETERS
     for name in given:
-        if name not in expected | _TOLERATED:
+        if name not in expected | _TOLERATED | {SIGNATURE_PARAMETER}:
             raise SignatureMismatch(
                 f"unknown parameter {name!r}: expected one of {sorted(expected)}"
             )

@@ -12,9 +12,11 @@ from mlflow.types.schema import Array, Map, Object, Property
 
 from headrace.signature import Signature
 from headrace.signature import TensorSpec as OurSpec
+from headrace.typed import SIGNATURE_PARAMETER, fingerprint
 from headrace_client import (
     AsyncClient,
     Client,
+    FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
@@ -182,6 +184,18 @@ def test_errors_come_as_a_test_wants_them(server: FakeServer, client: Client) ->
         client.predict("nobody", [[1.0, 2.0]])
     with pytest.raises(NotFound, match="has version 1, not '2'"):
         client.predict("iris", [[1.0, 2.0]], version="2")
+
+
+def test_a_generated_client_of_another_signature_is_told_what_changed(
+    server: FakeServer, client: Client
+) -> None:
+    server.serve("iris", IRIS, longest)
+    row = {"length": np.ones(1), "width": np.ones(1)}
+    older = Signature((IRIS.inputs[0],), IRIS.outputs)
+
+    assert client.infer("iris", row, parameters={SIGNATURE_PARAMETER: fingerprint(IRIS)})
+    with pytest.raises(FailedPrecondition, match="input 'width' is new, and not optional"):
+        client.infer("iris", row, parameters={SIGNATURE_PARAMETER: fingerprint(older)})
 
 
 def test_requests_that_do_not_fit_are_refused(server: FakeServer, client: Client) -> None:
