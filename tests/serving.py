@@ -28,10 +28,10 @@ REGISTERED = {
 class Daemon:
     """A running `headrace serve`; its log is read line by line as it comes."""
 
-    def __init__(self, *arguments: str, cwd: Path, cache: Path) -> None:
+    def __init__(self, *arguments: str, cwd: Path, cache: Path, port: int = 0) -> None:
         command = [sys.executable, "-m", "headrace_server.cli", "serve", *arguments]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--metrics-port", "0"],
+            [*command, "--port", str(port), "--metrics-port", "0"],
             cwd=cwd,
             stderr=subprocess.PIPE,
             text=True,

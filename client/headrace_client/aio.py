@@ -25,6 +25,7 @@ from .channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
+    authority_options,
     channel_options,
     channel_targets,
 )
@@ -67,6 +68,8 @@ class AsyncClient:
         options = tls_options(tls) + channel_options(
             message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
         )
+        if credentials is None:
+            options += authority_options(self._target)
         self._hedge_after_s = hedge_after_s
         self._channel = (
             grpc.aio.insecure_channel(self._target, options)
@@ -78,7 +81,7 @@ class AsyncClient:
             INFER_METHOD, None, None
         )
         self._session = Session()
-        watch(self)
+        watch(self, AsyncClient._leave_to_parent)
 
     async def predict(
         self,
@@ -175,7 +178,7 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> AsyncIterator[Prediction] | AsyncIterator[Prediction | HeadraceClientError]:
-        """See `Client.predict_many`; *items* may come asynchronously, too."""
+        """See `Client.predict_many`; the items may come asynchronously."""
         if errors not in ("raise", "yield"):
             raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
         check_in_flight(in_flight_max)
@@ -206,7 +209,7 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> AsyncIterator[tuple[int, Prediction | HeadraceClientError]]:
-        """See `Client.predict_as_completed`; *items* may come asynchronously, too."""
+        """See `Client.predict_as_completed`; the items may come asynchronously."""
         check_in_flight(in_flight_max)
 
         def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
@@ -304,8 +307,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def leave_to_parent(self) -> object:
-        """For `forks`: in a child, this client's connection is the parent's."""
+    def _leave_to_parent(self) -> object:
+        """In a forked child: this client's connection is the parent's."""
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited

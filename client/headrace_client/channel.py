@@ -119,6 +119,17 @@ def channel_options(
     ]
 
 
+def authority_options(target: str) -> list[tuple[str, Any]]:
+    """Channel arguments for a list of addresses without TLS: the first is what calls are made to.
+
+    gRPC would put the whole list into the header `:authority`, which servers refuse.
+    """
+    _, _, addresses = target.partition(":")
+    if "," not in addresses:
+        return []
+    return [("grpc.default_authority", addresses.partition(",")[0])]
+
+
 def _service_config(attempts_max: int, *, wait_for_ready: bool) -> str:
     """GRPC's service config, which no server and no DNS record overrides."""
     if not 1 <= attempts_max <= ATTEMPTS_MAX:

@@ -20,6 +20,7 @@ from .channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
+    authority_options,
     channel_options,
     channel_targets,
 )
@@ -86,6 +87,8 @@ class Client:
         options = tls_options(tls) + channel_options(
             message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
         )
+        if credentials is None:
+            options += authority_options(self._target)
         self._hedge_after_s = hedge_after_s
         self._channel = (
             grpc.insecure_channel(self._target, options)
@@ -98,7 +101,7 @@ class Client:
             INFER_METHOD, None, None
         )
         self._session = Session()
-        watch(self)
+        watch(self, Client._leave_to_parent)
 
     def predict(
         self,
@@ -435,8 +438,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def leave_to_parent(self) -> object:
-        """For `forks`: in a child, this client's connection is the parent's."""
+    def _leave_to_parent(self) -> object:
+        """In a forked child: this client's connection is the parent's."""
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited

@@ -7,14 +7,8 @@ it. A client that the child makes itself works.
 
 import os
 import weakref
-from typing import Any, NoReturn, Protocol
-
-
-class Owner(Protocol):
-    """What has a connection."""
-
-    def leave_to_parent(self) -> object:
-        """Replace all that uses the connection by `Inherited`; returns what must not be freed."""
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 
 class Inherited:
@@ -34,16 +28,22 @@ class Inherited:
         """The parent's connection stays open."""
 
 
-def watch(owner: Owner) -> None:
-    """Have *owner* leave its connection to the parent whenever this process forks."""
-    _owners.add(owner)
+def watch(owner: object, leave: Callable[[Any], object]) -> None:
+    """Have *owner* leave its connection to the parent whenever this process forks.
+
+    Args:
+        owner: What has a connection; may be forgotten meanwhile.
+        leave: Called with it in the child: puts `Inherited` in the connection's place, and returns
+            what must not be freed there.
+    """
+    _owners[owner] = leave
 
 
 def _leave_all() -> None:
     # Freeing a channel would wait for threads that are not here.
-    _left.extend(owner.leave_to_parent() for owner in list(_owners))
+    _left.extend(leave(owner) for owner, leave in list(_owners.items()))
 
 
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_owners: weakref.WeakKeyDictionary[object, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 _left: list[object] = []
 os.register_at_fork(after_in_child=_leave_all)

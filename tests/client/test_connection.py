@@ -14,7 +14,7 @@ import pytest
 
 import oip_double
 from headrace_client import AsyncClient, Client, DeadlineExceeded, Tls, Unavailable
-from headrace_client.channel import channel_options, channel_targets
+from headrace_client.channel import authority_options, channel_options, channel_targets
 from oip_double import Double
 
 ROW = np.array([[5.1, 3.5, 1.4, 0.2]])
@@ -86,6 +86,14 @@ def test_calls_go_in_turn_to_all_of_a_list(double: Double, other: Double) -> Non
 
     assert len(double.infer_requests) - before[0] == 5
     assert len(other.infer_requests) - before[1] == 5
+
+
+def test_what_a_list_calls_itself_is_one_address() -> None:
+    assert authority_options("ipv4:127.0.0.1:1,127.0.0.2:2") == [
+        ("grpc.default_authority", "127.0.0.1:1")
+    ]
+    assert authority_options("ipv6:[::1]:1,[::2]:2") == [("grpc.default_authority", "[::1]:1")]
+    assert authority_options("models:8001") == []
 
 
 def test_one_server_of_two_that_ends_is_gone_around(double: Double) -> None:

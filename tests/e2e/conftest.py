@@ -35,10 +35,11 @@ def serve(store: Path, cache: Path) -> Iterator[Callable[..., Daemon]]:
     """Start daemons on the store; all of them end with the test."""
     started: list[Daemon] = []
 
-    def start(*arguments: str) -> Daemon:
+    def start(*arguments: str, port: int = 0) -> Daemon:
         uri = models.tracking_uri(store)
-        started.append(Daemon("--tracking-uri", uri, *arguments, cwd=store, cache=cache))
-        return started[-1]
+        daemon = Daemon("--tracking-uri", uri, *arguments, cwd=store, cache=cache, port=port)
+        started.append(daemon)
+        return daemon
 
     yield start
     for daemon in started:
