@@ -118,6 +118,10 @@ class Adapter(ABC):
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Start computing, with *params* where the model takes them."""
 
+    def fetch(self, launched: Any) -> Any:
+        """Begin to bring what was launched home, where the device does that by itself."""
+        return launched
+
     def finish(self, launched: Any) -> Tensors:
         """Wait for the outputs and name them, on the host."""
         return name_outputs(launched, self.signature)
@@ -128,7 +132,14 @@ class Adapter(ABC):
     def predict(self, tensors: Tensors, params: Params | None = None) -> Tensors:
         """Stage, launch and finish in one go; without *params* with the signature's defaults."""
         given = default_params(self.signature) if params is None else params
-        return self.finish(self.launch(self.stage(tensors), given))
+        batch = self.device.begin()
+        try:
+            staged = self.stage(tensors)
+            with self.device.computing():
+                launched = self.launch(staged, given)
+            return self.finish(self.fetch(launched))
+        finally:
+            self.device.end(batch)
 
 
 @contextmanager

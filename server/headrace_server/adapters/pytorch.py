@@ -16,6 +16,7 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature
 
 from ..devices import Device
+from ..devices.pipeline import Fetched
 from .base import (
     NO_PARAMS,
     Adapter,
@@ -88,6 +89,19 @@ class PytorchAdapter(Adapter):
                 return self._call(**staged, **params)
             return self._call(*staged.values(), **params)
 
+    def fetch(self, launched: Any) -> Any:
+        """Begin to bring every tensor home."""
+        import torch
+
+        def fetched(value: Any) -> Any:
+            return self.device.fetch(value) if isinstance(value, torch.Tensor) else value
+
+        if isinstance(launched, dict):
+            return {name: fetched(value) for name, value in launched.items()}
+        if isinstance(launched, tuple | list):
+            return tuple(map(fetched, launched))
+        return fetched(launched)
+
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""
         if isinstance(launched, dict):
@@ -108,7 +122,8 @@ class PytorchAdapter(Adapter):
     def _host(self, value: Any) -> Any:
         import torch
 
-        return self.device.finish(value) if isinstance(value, torch.Tensor) else value
+        is_there = isinstance(value, torch.Tensor | Fetched)
+        return self.device.finish(value) if is_there else value
 
 
 def _load(artifact: Artifact, device: str) -> Any:
