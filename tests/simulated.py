@@ -166,6 +166,9 @@ class Accelerator:
         self.streams.append(SimulatedStream(self, name))
         return self.streams[-1]
 
+    def handle(self, stream: SimulatedStream) -> None:
+        return None
+
     @contextmanager
     def on(self, stream: SimulatedStream) -> Iterator[None]:
         before, self._current = self._current, stream

@@ -47,6 +47,10 @@ class Device(Protocol):
     def threads(self) -> int:
         """How many threads one call may use on the host."""
 
+    @property
+    def stream_handle(self) -> int | None:
+        """CUDA's own handle of the stream that computes; None where there is none to share."""
+
     def begin(self, side: memoryview | None = None) -> Any:
         """A batch begins: what is staged and fetched from now on is its own.
 

@@ -24,11 +24,13 @@ class CpuDevice:
         threads: How many threads one call may use.
         name: Always "cpu".
         is_asynchronous: Always False: `launch` returns when the result is there.
+        stream_handle: Always None.
     """
 
     threads: int
     name: str = field(default="cpu", init=False)
     is_asynchronous: bool = field(default=False, init=False)
+    stream_handle: None = field(default=None, init=False)
 
     def begin(self, side: memoryview | None = None) -> None:
         """See `Device`: there is nothing to remember of a batch."""

@@ -70,6 +70,11 @@ class CudaDriver:
         cuda: Any = torch.cuda
         return cuda.Stream(self._name)
 
+    def handle(self, stream: Any) -> int:
+        """See `Driver`."""
+        handle: int = stream.cuda_stream
+        return handle
+
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """See `Driver`."""
         import torch

@@ -36,6 +36,9 @@ class Driver(Protocol):
     def stream(self, name: str) -> Stream:
         """A stream of its own."""
 
+    def handle(self, stream: Any) -> int | None:
+        """The stream as CUDA's own functions take it; None where they do not."""
+
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """What is computed and allocated inside goes to *stream*."""
 

@@ -38,6 +38,10 @@ class HostDriver:
         """See `Driver`."""
         return Instant()
 
+    def handle(self, stream: Instant) -> int | None:  # noqa: ARG002
+        """See `Driver`."""
+        return None
+
     def on(self, stream: Instant) -> AbstractContextManager[Any]:  # noqa: ARG002
         """See `Driver`."""
         return nullcontext()

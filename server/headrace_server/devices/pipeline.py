@@ -72,6 +72,7 @@ class Pipeline:
         self.copy_in = driver.stream("copy-in")
         self.compute = driver.stream("compute")
         self.copy_out = driver.stream("copy-out")
+        self.stream_handle = driver.handle(self.compute)
         self._batch = Batch(None)
         self._is_settled = False
 

@@ -113,6 +113,7 @@ class InstanceThread:
             signature=None if signature is None else Signature.from_json(signature),
             method=spec["method"],
             example=example,
+            tuning=spec["tuning"],
         )
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
@@ -122,6 +123,10 @@ class InstanceThread:
             _warn_of_params(spec["name"], adapter_type)
         device = _open(spec, self._memory, is_accelerated=adapter_type.is_accelerated)
         adapter = adapter_type(artifact, device)
+        adapter.notes += [
+            f"{setting} does not apply to {spec['flavor']}"
+            for setting in sorted(artifact.tuning.keys() - adapter_type.tunes)
+        ]
         allowed = Allowed.of(spec["sizes"], spec["buckets"])
         found = probe(adapter, example, allowed)
         warm_s = 0.0
@@ -143,7 +148,7 @@ class InstanceThread:
                 "signature": None if found.signature is None else found.signature.to_json(),
                 "batchable": found.batchable,
                 "splits": found.splits,
-                "why": found.why,
+                "why": "; ".join((found.why, *adapter.notes)),
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
