@@ -13,6 +13,7 @@ NEWEST := -m pip install --quiet --disable-pip-version-check --progress-bar on $
 	--upgrade --upgrade-strategy eager
 # TensorFlow pins what others want newer, so what needs it is tested apart.
 FLAVORS := .venv-flavors
+FLAVORS_TESTS := $(addprefix tests/server/adapters/test_,adapters.py keras.py tensorflow.py)
 # By number, so that pip takes the build of `make setup` and not a newer one for CUDA.
 TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
@@ -94,7 +95,7 @@ test-environments: setup
 test-flavors: $(FLAVORS)/installed
 	@# Their tests skip where it is not installed: here it must be.
 	$(FLAVORS)/bin/python -c 'import tensorflow'
-	$(FLAVORS)/bin/python -m pytest tests/server/adapters/test_tensorflow.py tests/server/adapters/test_keras.py
+	KERAS_BACKEND=tensorflow $(FLAVORS)/bin/python -m pytest $(FLAVORS_TESTS) -k "keras or tensorflow or tf_"
 
 # By number as above, and the build without CUDA, which brings the same module.
 $(FLAVORS)/installed: pyproject.toml

@@ -4,7 +4,7 @@
 model can be made here. `python flavor_calls.py RECIPE FOLDER` saves that model as FOLDER/model and
 a request of one row as FOLDER/request, and prints JSON of the CPU microseconds of each call.
 
-The models are those of the tests (tests/models.py).
+The models are those of the tests (tests/models.py, tests/deep_models.py).
 """
 
 import contextlib
@@ -58,10 +58,10 @@ def main() -> None:
 
 def recipes() -> dict[str, str]:
     """The recipe of each line of the table, by what the line is called."""
-    models = import_module("models")
+    models, deep_models = import_module("models"), import_module("deep_models")
     flavors: dict[str, str] = {}
     found: dict[str, str] = {}
-    for name in (*CHOSEN.values(), *models.NAMES):
+    for name in (*CHOSEN.values(), *deep_models.NAMES):
         # A framework that is not installed, or tells so by an error of its own.
         with contextlib.suppress(Exception):
             flavors[name] = models.recipe_of(name).flavor

@@ -210,11 +210,69 @@ def _hf_generator() -> Recipe:
     return _pipeline("text-generation", _gpt(), signature=ModelSignature(text, text, params))
 
 
+def _hf_features() -> Recipe:
+    """Answers in JSON, for texts have several numbers of tokens."""
+    return _pipeline("feature-extraction", _bert("Model"))
+
+
+def _hf_template() -> Recipe:
+    """A generator with a template around each text."""
+    recipe = _hf_generator()
+    arguments = {**recipe.arguments, "prompt_template": "this is {prompt} ."}
+    return replace(recipe, arguments=arguments)
+
+
+def _hf_pairs() -> Recipe:
+    """A classifier of pairs of texts."""
+    import transformers
+
+    model, tokenizer = _bert("ForSequenceClassification"), _tokenizer()
+    pipeline = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)
+    inputs = Schema([ColSpec("string", "text"), ColSpec("string", "text_pair")])
+    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score")])
+    return Recipe(
+        "transformers",
+        {"transformers_model": pipeline, "signature": ModelSignature(inputs, outputs)},
+        lambda n: {
+            "text": _TEXTS[np.arange(n) % len(_TEXTS)],
+            "text_pair": _TEXTS[(np.arange(n) + 1) % len(_TEXTS)],
+        },
+    )
+
+
+def _hf_labels() -> Recipe:
+    """A zero-shot classifier, which answers a row per label."""
+    import transformers
+
+    model = _bert("ForSequenceClassification", ("contradiction", "neutral", "entailment"))
+    pipeline = transformers.pipeline(
+        "zero-shot-classification", model=model, tokenizer=_tokenizer(), device="cpu"
+    )
+    return Recipe(
+        "transformers",
+        {"transformers_model": pipeline},
+        lambda n: {
+            "sequences": _TEXTS[np.arange(n) % len(_TEXTS)],
+            "candidate_labels": np.array(['["good", "bad", "day"]'] * n, object),
+            "hypothesis_template": np.array(["this is {} ."] * n, object),
+        },
+        is_batchable=False,
+    )
+
+
 _TRANSFORMERS: dict[str, Callable[[], Recipe]] = {
     "hf_classifier": _hf_classifier,
     "hf_filler": _hf_filler,
     "hf_tagger": _hf_tagger,
     "hf_generator": _hf_generator,
+    "hf_pairs": _hf_pairs,
+}
+
+# What differs from MLflow or from row to row, which test_transformers.py tells of.
+_PECULIAR: dict[str, Callable[[], Recipe]] = {
+    "hf_features": _hf_features,
+    "hf_template": _hf_template,
+    "hf_labels": _hf_labels,
 }
 
 
@@ -343,7 +401,7 @@ _TENSORFLOW: dict[str, Callable[[], Recipe]] = {
     "keras_exported": _keras_exported,
 }
 
-RECIPES = {**_KERAS, **_TRANSFORMERS, **_SENTENCES, **_TENSORFLOW}
+RECIPES = {**_KERAS, **_TRANSFORMERS, **_PECULIAR, **_SENTENCES, **_TENSORFLOW}
 
 
 def _names() -> Iterator[str]:

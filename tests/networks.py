@@ -13,7 +13,8 @@ import cloudpickle
 import torch
 
 from headrace.signature import Signature, TensorSpec
-from headrace_server.adapters import Artifact
+from headrace_server.adapters import Adapter, Artifact
+from headrace_server.adapters.base import Tensors
 from headrace_server.errors import ModelNotFound
 from headrace_server.gpus.nvml import Gpus
 from headrace_server.instances.bookings import Bookings
@@ -89,10 +90,46 @@ def hungry(rows_max: int) -> torch.nn.Module:
     return Hungry()
 
 
+def lavish(fraction: float) -> torch.nn.Module:
+    """y = 2x, by way of so much of all the memory of its GPU."""
+
+    class Lavish(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.is_cuda:
+                total = torch.cuda.mem_get_info(x.device)[1]
+                torch.empty(int(total * fraction), dtype=torch.uint8, device=x.device)
+            return x * 2.0
+
+    return Lavish()
+
+
 def wide(width: int, layers: int) -> torch.nn.Module:
     """*layers* square layers of *width* float32."""
     steps = [torch.nn.Linear(width, width, bias=False) for _ in range(layers)]
     return torch.nn.Sequential(*steps).eval()
+
+
+def begin(adapter: Adapter, tensors: Tensors) -> tuple[Any, Any]:
+    """Stage and launch a batch, as a worker does; for `end`."""
+    device: Any = adapter.device
+    if not hasattr(device, "begin"):  # A device that is not told of batches.
+        return None, adapter.launch(adapter.stage(tensors))
+    batch = device.begin()
+    staged = adapter.stage(tensors)
+    with device.computing():
+        launched = adapter.launch(staged)
+    fetch: Any = getattr(adapter, "fetch", None)
+    return batch, launched if fetch is None else fetch(launched)
+
+
+def end(adapter: Adapter, begun: tuple[Any, Any]) -> Tensors:
+    """The answer to what `begin` has begun; the first that began ends first."""
+    device: Any = adapter.device
+    batch, launched = begun
+    answer = {name: array.copy() for name, array in adapter.finish(launched).items()}
+    if batch is not None:
+        device.end(batch)
+    return answer
 
 
 def save_network(network: torch.nn.Module, folder: Path) -> Path:
@@ -142,8 +179,8 @@ class GpuHouse(House):
         networks: Where a test puts them.
     """
 
-    def __init__(self, directory: Path, gpus: Gpus, **how: Any) -> None:
-        super().__init__(directory, bookings=Bookings(gpus, 0.9), **how)
+    def __init__(self, directory: Path, gpus: Gpus, fraction: float = 0.9, **how: Any) -> None:
+        super().__init__(directory, bookings=Bookings(gpus, fraction), **how)
         self.networks = NetworkShelf(directory)
         self.shelf.resolve = self.networks.resolve  # type: ignore[method-assign]
         self.shelf.fetch = self.networks.fetch  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from .completions import Completions
 from .errors import HeadraceError, UsageError
 from .instances.process import Spawner
-from .repository.librarian import Librarian
+from .repository.librarian import Librarian, rules_of
 from .settings import Settings, split_model
 from .settings.shown import Known, as_json, as_toml
 from .settings.sources import config_path
@@ -48,6 +48,7 @@ def served_models(settings: Settings) -> list[Known]:
             completions,
             tracking_uri=settings.server.tracking_uri,
             cache_dir=settings.server.cache_dir,
+            rules=rules_of(settings.server),
         )
         stack.callback(librarian.close)
         try:

@@ -23,7 +23,7 @@ from .instances.bookings import Bookings
 from .instances.pool import WorkerPool
 from .instances.process import Spawner
 from .metrics import Metrics
-from .repository.librarian import Librarian
+from .repository.librarian import Librarian, rules_of
 from .repository.repository import Repository
 from .repository.tried import Tried
 from .service import Service
@@ -36,6 +36,9 @@ from .transport.security import Security
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
+
+# A second line behind the librarian's judgement: MLflow's own switch, and no code from the hub.
+_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HF_HUB_OFFLINE": "1"}
 
 _NVIDIA = "/proc/driver/nvidia/gpus"
 
@@ -142,7 +145,10 @@ class Daemon:
         closers.append(security.close)
         is_native = listens_natively(settings, has_tls=security.credentials is not None)
         security.warn(is_reachable=not (settings.trusted_network or is_loopback(settings.host)))
-        spawner = Spawner(logs.child_environment(settings.log_format, settings.log_level))
+        spawner = Spawner(
+            logs.child_environment(settings.log_format, settings.log_level)
+            | ({} if settings.allow_pickle else _NO_PICKLE)
+        )
         closers.append(spawner.close)
         completions = Completions()
         completions.start()
@@ -152,6 +158,7 @@ class Daemon:
             completions,
             tracking_uri=settings.tracking_uri,
             cache_dir=settings.cache_dir,
+            rules=rules_of(settings),
         )
         closers.append(librarian.close)
         librarian.start()

@@ -10,7 +10,7 @@ import pytest
 import models
 from headrace_server.adapters import adapter_of
 from headrace_server.devices import open_device
-from networks import GpuHouse, doubling
+from networks import GpuHouse, begin, doubling, end
 
 # Those of tests/models.py whose flavors compute on a GPU.
 ACCELERATED = [name for name in models.NAMES if name.startswith(("torch_", "onnx_", "two_"))]
@@ -70,13 +70,12 @@ def test_batches_in_flight_at_once_keep_their_own_answers(device: str) -> None:
     ]
     expected = [adapter.predict(batch) for batch in batches]
 
-    found, launched = [], None
-    for batch in batches:
-        following = adapter.launch(adapter.stage(batch))
-        if launched is not None:
-            found.append(adapter.finish(launched))
-        launched = following
-    found.append(adapter.finish(launched))
+    found, begun = [], begin(adapter, batches[0])
+    for batch in batches[1:]:
+        following = begin(adapter, batch)
+        found.append(end(adapter, begun))
+        begun = following
+    found.append(end(adapter, begun))
 
     for one, other in zip(found, expected, strict=True):
         for output, array in other.items():

@@ -7,7 +7,7 @@ import pytest
 from headrace_server.errors import HeadraceError, InstanceLost, LoadFailed, OutOfMemory
 from headrace_server.gpus.nvml import Gpus
 from house import PATIENCE_S
-from networks import ALL_MEMORY, BAD_INDEX, GpuHouse, doubling, greedy, hungry, indexing
+from networks import ALL_MEMORY, BAD_INDEX, GpuHouse, doubling, greedy, hungry, indexing, lavish
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +106,22 @@ def test_a_request_that_shares_a_batch_with_a_guilty_one_is_answered(
     assert isinstance(guilty, HeadraceError)
     is_slow = device != "cpu" and isinstance(mate, InstanceLost)
     assert isinstance(mate, dict) or is_slow, mate
+
+
+def test_a_model_that_is_tried_takes_no_more_than_the_budget_leaves(
+    houses: Houses, gpu: str, gpus: Gpus
+) -> None:
+    if not gpus.all:
+        pytest.skip("the driver is not asked: NVML or its library is missing")
+    house = houses(trial=True, fraction=0.5)
+    house.networks.put("lavish", lavish(0.6))
+
+    house.load("lavish", "lavish")
+
+    model = house.repository.find("lavish")
+    assert "OutOfMemoryError" in model.note
+    # Once it is known, torch may take what there is.
+    assert house.ask("lavish", 1.0, 2.0) == (2.0, 4.0)
 
 
 def test_a_load_that_exceeds_the_memory_is_refused_before_it_starts(

@@ -78,6 +78,7 @@ def test_kinds_are_never_renumbered() -> None:
         "DONE": 13,
         "RUN_FAILED": 14,
         "UNLOADED": 15,
+        "LOADING": 16,
         "ASK": 20,
         "ANSWER": 21,
         "PROGRESS": 22,

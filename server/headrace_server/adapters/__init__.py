@@ -3,7 +3,7 @@
 from importlib import import_module
 from importlib.util import find_spec
 
-from .base import Adapter, Artifact, LoadError
+from .base import Adapter, Artifact, LoadError, is_unpickling_allowed
 
 
 def adapter_of(flavor: str, *, has_pyfunc: bool = False) -> type[Adapter]:
@@ -33,4 +33,4 @@ def _own_adapter(flavor: str) -> type[Adapter] | None:
     return found
 
 
-__all__ = ["Adapter", "Artifact", "LoadError", "adapter_of"]
+__all__ = ["Adapter", "Artifact", "LoadError", "adapter_of", "is_unpickling_allowed"]

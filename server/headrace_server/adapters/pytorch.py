@@ -149,15 +149,19 @@ def _load(artifact: Artifact, device: str) -> Any:
 
     data = artifact.file("model_data")
     exported, pickled = data / "model.pt2", data / "model.pth"
+    is_exported = exported.exists() and not pickled.exists()
     if not is_unpickling_allowed():
-        import mlflow.pytorch
-
-        return mlflow.pytorch.load_model(str(artifact.path), device=device)
+        if not is_exported:
+            raise LoadError(
+                f"{data.name!r} is pickled, which MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
+                "forbids: expected 'model.pt2'"
+            )
+        _check_exported(exported)
     if pickled.exists():
         return _unpickle(pickled, device)
     if data.is_file():
         return _unpickle(data, device)
-    if not exported.exists():
+    if not is_exported:
         raise LoadError(f"{data.name!r} holds neither 'model.pth' nor 'model.pt2'")
     program = torch.export.load(exported)
     if device != "cpu":
@@ -166,6 +170,22 @@ def _load(artifact: Artifact, device: str) -> Any:
         program = move_to_device_pass(program, device)
     # Exported programs are fixed in evaluation mode; calling eval() on one raises.
     return program.module()
+
+
+def _check_exported(file: Path) -> None:
+    """Hold an exported program against MLflow's own check.
+
+    torch.export.load itself unpickles what an archive may hold beside the program.
+
+    Raises:
+        MlflowException: It holds what is no tensor, or this torch is too old to tell (before 2.10).
+    """
+    import mlflow.pytorch
+
+    check = getattr(mlflow.pytorch, "_validate_pt2_archive_is_pickle_free", None)
+    if check is None:
+        raise LoadError("this MLflow cannot tell whether a pt2 archive is safe: expected 3.17")
+    check(str(file))
 
 
 def _unpickle(file: Path, device: str) -> Any:

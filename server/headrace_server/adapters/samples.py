@@ -16,9 +16,12 @@ def example_rows(example: Tensors, signature: Signature | None, rows: int) -> Te
     """*rows* rows of *example*, from its first on and over again where it has fewer.
 
     With a signature they come in its order and with its datatypes, as a caller's would; inputs
-    that the example leaves out are left out. A tensor without a row axis stays as it is.
+    that the example leaves out are left out. A tensor without a row axis stays as it is. The one
+    tensor of an example is the one input, whatever its name: MLflow gives an array none.
     """
     if signature is not None:
+        if len(example) == len(signature.inputs) == 1:
+            example = {signature.inputs[0].name: next(iter(example.values()))}
         example = {
             spec.name: _cast(example[spec.name], spec)
             for spec in signature.inputs

@@ -82,7 +82,8 @@ class SavedModelAdapter(Adapter):
     def finish(self, launched: Any) -> Tensors:
         """Bring every output to the host, and name it."""
         if isinstance(launched, Mapping):
-            return {str(name): self._host(value) for name, value in launched.items()}
+            # TensorFlow keeps no order of its own.
+            return {name: self._host(launched[name]) for name in sorted(launched)}
         if isinstance(launched, tuple | list):
             return name_outputs(tuple(map(self._host, launched)), self._signature)
         return name_outputs(self._host(launched), self._signature)
@@ -159,7 +160,7 @@ def _function(module: Any, name: str) -> tuple[Callable[..., Any], dict[str, Any
     """
     if name in module.signatures:
         signature = module.signatures[name]
-        return signature, dict(signature.structured_input_signature[1])
+        return signature, dict(sorted(signature.structured_input_signature[1].items()))
     method = getattr(module, name, None)
     if not callable(method):
         known = sorted(module.signatures)

@@ -84,6 +84,8 @@ class SentenceTransformersAdapter(Adapter):
 
     def close(self) -> None:
         """Let go of the model."""
+        # Its card refers back to it: the weights would wait for the collector.
+        self._model.model_card_data = None
         del self._encode, self._model
 
 

@@ -136,18 +136,18 @@ def _open(artifact: Artifact, device: Device) -> Any:
 
     config = artifact.config
     _refuse_hub(config)
+    is_plain = not {"peft_adaptor", "local_base_model_path", "processor_type"} & config.keys()
+    weights = artifact.file("model_binary") if is_plain and not _is_offered_hub(config) else None
     model_type = getattr(transformers, str(config.get("pipeline_model_type")), None)
     names = config.get("components") or []
     types: dict[str, Any] = {
         name: getattr(transformers, str(config.get(f"{name}_type")), None) for name in names
     }
-    is_plain = not {"peft_adaptor", "local_base_model_path", "processor_type"} & config.keys()
-    if model_type is None or None in types.values() or not is_plain or _is_offered_hub(config):
+    if weights is None or model_type is None or None in types.values():
         # Code that came with the model, adapters on top of it, and other ways to keep weights.
         import mlflow.transformers
 
         return mlflow.transformers.load_model(str(artifact.path), device=device.name)
-    weights = artifact.file("model_binary")
     dtype = str(config.get("torch_dtype") or "").removeprefix("torch.")
     model = model_type.from_pretrained(str(weights), dtype=getattr(torch, dtype, None))
     components = {

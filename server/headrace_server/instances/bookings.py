@@ -25,6 +25,7 @@ class Booking:
         each_bytes: What one instance needs on its device; 0 where that is not known.
         is_loaded: Whether all of them have it.
         used_before: What all processes had on each GPU when the load began.
+        trial_bytes_max: What the first instance may take while it is tried; 0 for any.
         is_alone: Whether no other model was loaded on its GPUs meanwhile.
     """
 
@@ -33,6 +34,7 @@ class Booking:
     each_bytes: int = 0
     is_loaded: bool = False
     used_before: Mapping[str, int] = field(default_factory=dict)
+    trial_bytes_max: int = 0
     is_alone: bool = True
 
     @property
@@ -71,7 +73,13 @@ class Bookings:
             left = {name: budget.left_bytes for name, budget in budgets.items()}
             names = placed(devices, instances, left, each_bytes)
             _check(budgets, names, each_bytes)
-            booking = Booking(names, devices == "auto", each_bytes, used_before=used)
+            booking = Booking(
+                names,
+                devices == "auto",
+                each_bytes,
+                used_before=used,
+                trial_bytes_max=max(left[names[0]], 1) if names[0] in left else 0,
+            )
             for other in self._bookings:
                 if not other.is_loaded and set(other.devices) & set(names):
                     other.is_alone = booking.is_alone = False

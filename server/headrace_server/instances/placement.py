@@ -6,7 +6,17 @@ from typing import Final
 
 # MLflow flavors whose adapters compute on a GPU; a test holds them against the adapters. Where the
 # choice is ours, a model of any other one goes to a worker that holds no GPU.
-ACCELERATED: Final = frozenset({"onnx", "pytorch"})
+ACCELERATED: Final = frozenset(
+    {
+        "keras",
+        "onnx",
+        "pytorch",
+        "sentence_transformers",
+        "tensorflow",
+        "transformers",
+        "xgboost",
+    }
+)
 
 
 def placed(

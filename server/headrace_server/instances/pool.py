@@ -84,7 +84,9 @@ class WorkerPool:
         with self._lock:
             self._check_open()
             worker = self._assign(device, is_own=is_own, command=command)
-            return worker, worker.load({**spec, "device": device, "load_bytes_max": 0})
+            return worker, worker.load(
+                {**spec, "device": device, "load_bytes_max": 0, "gpu_bytes_max": 0}
+            )
 
     def try_out(
         self, spec: dict[str, Any], device: str, *, is_own: bool, command: Sequence[str] = ()

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--tracking-uri", required=True)
     parser.add_argument("--cache-dir", required=True)
+    parser.add_argument("--rules", default="")
     arguments = parser.parse_args()
     log_uncaught()
     tie_to_parent(arguments.parent)
@@ -60,25 +61,30 @@ def main() -> None:
     # mlflow, and alembic in older versions of it, tell of every step.
     logging.disable(logging.INFO)
     frames = FrameSocket.inherited(arguments.fd)
-    serve(frames, arguments.tracking_uri, arguments.cache_dir)
+    serve(frames, arguments.tracking_uri, arguments.cache_dir, arguments.rules)
     # Threads may hang in a call to the registry: no one waits for them.
     os._exit(0)
 
 
-def serve(frames: FrameSocket, tracking_uri: str, cache_dir: str) -> None:
-    """Have questions answered until the daemon's end of the socket closes."""
+def serve(frames: FrameSocket, tracking_uri: str, cache_dir: str, rules: str) -> None:
+    """Have questions answered until the daemon's end of the socket closes.
+
+    *rules* are those of what may be loaded, in JSON; empty for none.
+    """
     _send(frames, Kind.HELLO, {"pid": os.getpid()})
     pool = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="librarian")
-    registry = pool.submit(_open, tracking_uri, cache_dir)
+    registry = pool.submit(_open, tracking_uri, cache_dir, rules)
     while (frame := frames.recv()) is not None:
         if frame.kind == Kind.ASK:
             pool.submit(_answer, frames, registry, frame.json())
 
 
-def _open(tracking_uri: str, cache_dir: str) -> "Registry":
-    from .registry import Registry  # noqa: PLC0415 - imports mlflow, after HELLO.
+def _open(tracking_uri: str, cache_dir: str, rules: str) -> "Registry":
+    # These import mlflow, after HELLO.
+    from .registry import Registry  # noqa: PLC0415
+    from .safety import Rules  # noqa: PLC0415
 
-    return Registry(tracking_uri, cache_dir)
+    return Registry(tracking_uri, cache_dir, Rules.from_json(rules) if rules else None)
 
 
 def _answer(frames: FrameSocket, registry: "Future[Registry]", question: dict[str, Any]) -> None:
@@ -119,13 +125,14 @@ def _result(
         case "fetch":
             return registry.fetch(question["source"], progress).to_json()
         case "environment":
-            found = registry.environments.of(
-                Path(question["path"]),
-                say,
-                installer=question["installer"],
-                s_max=question["s_max"],
+            return asdict(
+                registry.environment(
+                    Path(question["path"]),
+                    say,
+                    installer=question["installer"],
+                    s_max=question["s_max"],
+                )
             )
-            return asdict(found)
         case other:
             raise InvalidRequest(f"the librarian knows no operation {other!r}")
 

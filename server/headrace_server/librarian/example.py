@@ -28,14 +28,19 @@ def write_example(model: Model, directory: Path, signature: Signature | None, fi
         signature. A model serves without one.
     """
     try:
-        example = model.load_input_example(str(directory))
-        if example is None:
+        said = model.saved_input_example_info
+        if said is None or not _is_below(directory, said["artifact_path"]):
             return False
+        example = model.load_input_example(str(directory))
         _save(file, _tensors(example, signature))
     except Exception:  # noqa: BLE001 - anything can be logged as an example, and fail anywhere.
         file.unlink(missing_ok=True)
         return False
     return True
+
+
+def _is_below(directory: Path, name: str) -> bool:
+    return (directory / name).resolve().is_relative_to(directory.resolve())
 
 
 def _save(file: Path, tensors: Mapping[str, Array]) -> None:

@@ -4,11 +4,13 @@ MLflow reads the file; what comes out knows nothing of MLflow, and all of it can
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from mlflow.models import Model, ModelSignature
 from mlflow.types import DataType, ParamSchema, Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
@@ -19,6 +21,11 @@ from headrace.signature import ParamSpec, Signature, TensorSpec
 from ..errors import LoadFailed
 
 _PYFUNC = "python_function"
+# Room for a signature of tens of thousands of columns. A file may refer to one value many times.
+_BYTES_MAX: Final = 8 << 20
+_VALUES_MAX: Final = 1_000_000
+_DEPTH_MAX: Final = 100
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _COLUMNS: Final = {
     "boolean": "BOOL",
@@ -59,14 +66,79 @@ def load(directory: Path, source: str) -> Model:
     Raises:
         LoadFailed: There is none, or it cannot be read.
     """
-    if not (directory / "MLmodel").is_file():
+    file = directory / "MLmodel"
+    if not file.is_file():
         raise LoadFailed(f"{source} has no MLmodel file: it is no MLflow model")
+    with file.open("rb") as stream:
+        text = stream.read(_BYTES_MAX + 1)
+    if len(text) > _BYTES_MAX:
+        raise LoadFailed(f"the MLmodel file of {source} is larger than {_BYTES_MAX} bytes")
     try:
-        return Model.load(str(directory))
+        said = _yaml(text)
+        _check_content(said, source)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LoadFailed(f"the MLmodel file of {source} cannot be read: {_where(error)}") from error
+    try:
+        return Model.from_dict(said)
     except Exception as error:  # A broken file breaks MLflow anywhere.
         raise LoadFailed(
             f"the MLmodel file of {source} cannot be read: {type(error).__name__}"
         ) from error
+
+
+def _yaml(text: bytes) -> object:
+    depth = 0
+    # The loader goes as deep as the text does, and in C ends the process when that is too deep.
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH_MAX:
+            raise RecursionError
+    return yaml.load(text, _Loader)  # noqa: S506 - either loader is a safe one.
+
+
+def _where(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return type(error).__name__ + (f" in line {mark.line + 1}" if mark is not None else "")
+
+
+def _check_content(said: object, source: str) -> None:
+    """Hold what an MLmodel file says against the form of one.
+
+    Raises:
+        LoadFailed: It has another form, or would take too much memory when written out.
+    """
+    wrong = ""
+    if not isinstance(said, Mapping):
+        wrong = f"expected a mapping, got {_kind(said)}"
+    elif _values_in(said, {}) > _VALUES_MAX:
+        wrong = f"expected at most {_VALUES_MAX} values, references written out"
+    elif not isinstance(flavors := said.get("flavors"), Mapping):
+        wrong = f"expected a mapping 'flavors', got {_kind(flavors)}"
+    else:
+        for flavor, config in flavors.items():
+            if not isinstance(flavor, str) or not isinstance(config, Mapping):
+                wrong = f"expected a mapping for the flavor {flavor!r}, got {_kind(config)}"
+    if wrong:
+        raise LoadFailed(f"the MLmodel file of {source} is none: {wrong}")
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _values_in(value: object, counted: dict[int, int]) -> int:
+    """How many values there are when each reference to one is written out.
+
+    What contains itself counts as more than may be.
+    """
+    if not isinstance(value, Mapping | list):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = _VALUES_MAX + 1
+        items = value.values() if isinstance(value, Mapping) else value
+        counted[id(value)] = 1 + sum(_values_in(item, counted) for item in items)
+    return counted[id(value)]
 
 
 def describe(model: Model, source: str) -> Description:

@@ -31,9 +31,10 @@ from ..errors import (
 )
 from .cache import Cache, digest_of
 from .download import Progress, download, listing
-from .environment import Environments
+from .environment import Environment, Environments, Say
 from .example import write_example
-from .mlmodel import describe, load
+from .mlmodel import Description, describe, load
+from .places import is_allowed, links_out
 from .reference import (
     FORMS,
     Alias,
@@ -48,6 +49,7 @@ from .reference import (
     parse,
 )
 from .requirements import Requirements
+from .safety import Rules, is_data, judge
 
 # The alias that "serve everything" prefers.
 _CHAMPION = "champion"
@@ -94,6 +96,7 @@ class Fetched:
         has_code: Whether modules were logged with it.
         mlflow_version: What it was logged with; empty where it does not say.
         mismatches: Its requirements that the daemon's environment does not meet.
+        is_data: Whether it is loaded without executing any code of its own.
     """
 
     path: str
@@ -106,6 +109,7 @@ class Fetched:
     has_code: bool
     mlflow_version: str
     mismatches: list[str]
+    is_data: bool
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -118,14 +122,11 @@ def _silent(done: int, total: int | None) -> None:
 
 
 class Registry:
-    """A tracking server or database, and our cache of its models. Safe from several threads.
+    """A tracking server or database, and our cache of its models. Safe from several threads."""
 
-    Attributes:
-        environments: Those made from models' requirements.
-    """
-
-    def __init__(self, tracking_uri: str, cache_dir: str) -> None:
-        self.environments = Environments(Path(cache_dir) / "environments")
+    def __init__(self, tracking_uri: str, cache_dir: str, rules: Rules | None = None) -> None:
+        self._rules = rules or Rules()
+        self._environments = Environments(Path(cache_dir) / "environments")
         self._tracking_uri = tracking_uri
         self._is_remote = tracking_uri.startswith(("http://", "https://"))
         self._cache = Cache(cache_dir)
@@ -141,6 +142,9 @@ class Registry:
             RegistryUnavailable: The registry does not answer.
         """
         reference = parse(uri)
+        given = reference.path if isinstance(reference, Directory) else uri
+        if not is_allowed(given, self._rules.sources):
+            raise InvalidRequest(f"{uri} is refused: {self._allowed_sources()}")
         match reference:
             case Version():
                 found = self._version(reference)
@@ -163,7 +167,8 @@ class Registry:
     def list_models(self) -> list[str]:
         """The URI of every registered model: its champion, else its latest version.
 
-        Models that have no version yet are left out, as are prompts, which MLflow keeps beside.
+        Models that have no version yet are left out, as are prompts, which MLflow keeps beside,
+        and URIs that are not allowed.
         """
         uris = []
         for model in self._registered_models():
@@ -171,19 +176,19 @@ class Registry:
                 uris.append(f"models:/{model.name}@{_CHAMPION}")
             elif _highest(model) is not None:
                 uris.append(f"models:/{model.name}/latest")
-        return uris
+        return [uri for uri in uris if is_allowed(uri, self._rules.sources)]
 
     def fetch(self, source: str, progress: Progress = _silent) -> Fetched:
         """Bring a *source* that `resolve` gave into the cache, unless it is there.
 
         Raises:
             ModelNotFound: It is gone.
-            LoadFailed: It is no model, or one that cannot be read.
+            LoadFailed: It is no model, or one that cannot be read or may not be loaded.
             RegistryUnavailable: The registry does not answer, or the model is still being logged.
         """
         entry = self._held(source) or self._bring(source, progress)
         files = entry / "model"
-        description = describe(load(files, source), source)
+        description = self._judged(describe(load(files, source), source), files, source)
         example = entry / "example.npz"
         return Fetched(
             path=str(files),
@@ -196,7 +201,21 @@ class Registry:
             has_code=description.has_code,
             mlflow_version=description.mlflow_version,
             mismatches=Requirements.of(files).mismatches(),
+            is_data=is_data(description, files),
         )
+
+    def environment(self, model: Path, say: Say, *, installer: str, s_max: float) -> Environment:
+        """An environment for the model in the directory *model*; see `Environments.of`.
+
+        Raises:
+            LoadFailed: It cannot be made, or making it might execute code that is not allowed.
+        """
+        if not self._rules.pickle:
+            raise LoadFailed(
+                'environment = "model" is refused, since allow_pickle = false: installing the '
+                "packages that a model names can execute code"
+            )
+        return self._environments.of(model, say, installer=installer, s_max=s_max)
 
     # What a reference stands for.
 
@@ -312,26 +331,62 @@ class Registry:
     def _held(self, source: str) -> Path | None:
         directory = local_path(source)
         if directory is None:
+            if self._rules.bound_places:  # It may have been fetched when other rules held.
+                self._place(source)
             return self._cache.recall(self._key(source))
+        self._place(source)
         with self._asking(f"content of {source}"):  # Its files may have changed since.
             return self._cache.entry(digest_of(Path(directory)))
 
     def _bring(self, source: str, progress: Progress) -> Path:
         with self._cache.staging() as stage:
             with self._asking(f"content of {source}"):
-                location = self._location(source)
+                location = self._place(source)
                 came = download(location, stage / "download", self._tracking_uri, progress)
             files = stage / "model"
             os.rename(came, files)
             # What cannot be served is not kept.
             model = load(files, source)
-            signature = describe(model, source).signature
-            write_example(model, files, signature, stage / "example.npz")
+            description = self._judged(describe(model, source), files, source)
+            write_example(model, files, description.signature, stage / "example.npz")
             digest = digest_of(files)
             entry = self._cache.publish(stage, digest)
         if local_path(source) is None:
             self._cache.remember(self._key(source), digest)
         return entry
+
+    def _judged(self, description: Description, files: Path, source: str) -> Description:
+        judge(self._rules, description, files, source)
+        return description
+
+    def _place(self, source: str) -> str:
+        """Where the files of *source* lie, all of them in a place that is allowed."""
+        with self._asking(f"content of {source}"):
+            location = self._location(source)
+            directory = local_path(location)
+            leads_on = self._rules.sources and location.startswith(("runs:", "models:"))
+            if leads_on or not is_allowed(location, self._rules.sources):
+                raise LoadFailed(
+                    f"{source} is refused: its files are in {location}, and "
+                    f"{self._allowed_sources()}"
+                )
+            if directory is None or not os.path.isdir(directory):
+                return location
+            for name, target in links_out(directory, source).items():
+                if not self._rules.pickle:
+                    raise LoadFailed(
+                        f"{source} is refused, since allow_pickle = false: {name!r} is a link that "
+                        "leads out of the model"
+                    )
+                if not is_allowed(target, self._rules.sources):
+                    raise LoadFailed(
+                        f"{source} is refused: {name!r} is a link to {target}, and "
+                        f"{self._allowed_sources()}"
+                    )
+            return location
+
+    def _allowed_sources(self) -> str:
+        return f"allow_sources has {_listed(list(self._rules.sources))}"
 
     def _location(self, source: str) -> str:
         directory = local_path(source)

@@ -5,6 +5,7 @@ a new process, and then fail as unreachable; what is loaded keeps serving.
 """
 
 import itertools
+import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -19,6 +20,7 @@ from ..completions import Completions
 from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, RegistryUnavailable
 from ..frames import Frame, Kind
 from ..instances.process import Process, Spawner, python_of_ours
+from ..settings import ServerSettings
 
 _COMMAND = python_of_ours("headrace_server.librarian")
 _ENDED = "the librarian process ended before it had answered: retry"
@@ -67,6 +69,7 @@ class Fetched:
         signature: None where it has none.
         example: Path of its input example as named tensors, or None.
         mismatches: Its requirements that our environment does not meet.
+        is_data: Whether it is loaded without executing any code of its own.
     """
 
     path: str
@@ -77,6 +80,7 @@ class Fetched:
     signature: Signature | None
     example: str | None
     mismatches: Sequence[str] = ()
+    is_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +96,47 @@ class _LibrarianEnded(RegistryUnavailable):
     """The process ended before it had answered."""
 
 
+def rules_of(settings: ServerSettings) -> str:
+    """What *settings* allow to be loaded, as the librarian process reads it."""
+    rules = {
+        "pickle": settings.allow_pickle,
+        "flavors": settings.allow_flavors,
+        "sources": settings.allow_sources,
+    }
+    return json.dumps(rules)
+
+
 class Librarian:
     """Questions to the librarian process. Safe from any thread but the completions thread."""
 
     def __init__(
-        self, spawner: Spawner, completions: Completions, *, tracking_uri: str, cache_dir: str
+        self,
+        spawner: Spawner,
+        completions: Completions,
+        *,
+        tracking_uri: str,
+        cache_dir: str,
+        rules: str = "",
     ) -> None:
+        """Have the process started by the first question.
+
+        Args:
+            spawner: Starts it.
+            completions: Brings its answers.
+            tracking_uri: Where the registry is.
+            cache_dir: Where fetched models are kept.
+            rules: Those of what may be loaded, as `rules_of` writes them; empty for none.
+        """
         self._spawner = spawner
         self._completions = completions
-        self._arguments = ("--tracking-uri", tracking_uri, "--cache-dir", cache_dir)
+        self._arguments: tuple[str, ...] = (
+            "--tracking-uri",
+            tracking_uri,
+            "--cache-dir",
+            cache_dir,
+        )
+        if rules:
+            self._arguments += ("--rules", rules)
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._open: dict[int, _Question] = {}
@@ -142,6 +178,7 @@ class Librarian:
             signature=None if signature is None else Signature.from_json(signature),
             example=answer["example"],
             mismatches=answer["mismatches"],
+            is_data=answer["is_data"],
         )
 
     def environment(

@@ -19,7 +19,6 @@ from ..completions import Completions
 from ..granted import memory_of_host
 from ..instances.bookings import Booking, Bookings
 from ..instances.group import Instance, InstanceGroup, Slot
-from ..instances.placement import ACCELERATED
 from ..instances.pool import WorkerPool
 from ..instances.worker import LoadedInstance, Worker
 from ..instrument import Instrument
@@ -39,6 +38,9 @@ _ELEMENT_BYTES = 64
 
 # How long a worker may take to free a model before nobody waits for it any more (seconds).
 _FREED_S_MAX = 10.0
+
+# The entry of MLmodel that names the weights, of flavors that write them as they are in memory.
+_WEIGHTS = {"onnx": "data", "pytorch": "model_data"}
 
 # How a model computes, for its adapter.
 _TUNING = {"precision", "compile", "channels_last", "cuda_graphs", "providers"}
@@ -124,12 +126,13 @@ class Loader:
             settings.instances,
             self._needs.get(fetched.digest) or _weights_bytes(fetched),
         )
-        spec["may_use_cpu"] = booking.is_choice
+        spec |= {"may_use_cpu": booking.is_choice, "gpu_bytes_max": booking.trial_bytes_max}
         started: list[tuple[Worker, LoadedInstance]] = []
         try:
             for device in booking.devices:
                 key = trial_key(fetched.digest, spec, device, command)
-                is_trial = settings.trial and not started and not self._tried.has(key)
+                may_harm = settings.trial and not fetched.is_data
+                is_trial = may_harm and not started and not self._tried.has(key)
                 start = self._pool.try_out if is_trial else self._pool.start
                 # One by one: of those that began before another could not, none may be forgotten.
                 started.append(start(spec, device, is_own=is_own, command=command))
@@ -265,9 +268,10 @@ class Loader:
 
 
 def _weights_bytes(fetched: Fetched) -> int:
-    """The files of the flavor's own data: what they hold must be on the device, at the least."""
-    name = fetched.config.get("data") or fetched.config.get("model_data")
-    if fetched.flavor not in ACCELERATED or not name:
+    """The size of the model's weights in its files; 0 where they hold other things too."""
+    entry = _WEIGHTS.get(fetched.flavor)
+    name = None if entry is None else fetched.config.get(entry)
+    if not name:
         return 0
     data = Path(fetched.path) / name
     files = data.rglob("*") if data.is_dir() else (data,)

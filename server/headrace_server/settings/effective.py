@@ -112,9 +112,15 @@ class Settings:
         """
         by_tags, _ = self._read_tags(name, tags or {})
         try:
-            return _merged(by_tags, self.about(name))
+            settings = _merged(by_tags, self.about(name))
         except ValidationError as error:
             raise UsageError(f"[models.{name}]: {_sentence(error)}") from None
+        if settings.environment == "model" and not self.server.allow_pickle:
+            raise UsageError(
+                f'[models.{name}]: environment = "model" installs whatever the model asks for, '
+                "which allow_pickle = false forbids"
+            )
+        return settings
 
     def ignored_tags(self, name: str, tags: Mapping[str, str]) -> dict[str, str]:
         """The tags of the model served as *name* that change nothing, each with the reason."""

@@ -4,6 +4,7 @@ docs/settings.md tells of each; a contract test holds the two together.
 """
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self
@@ -30,6 +31,14 @@ _Bytes = Annotated[int, Field(ge=1, le=2**63 - 1)]
 _Port = Annotated[int, Field(ge=0, le=65_535)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 _Path = Annotated[str, Mark.PATH, Expected("a path")]
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# MLflow's flavor keys; pyfunc for what has only python_function.
+FLAVORS: Final = (
+    *("catboost", "crate", "diffusers", "dspy", "h2o", "johnsnowlabs", "keras", "langchain"),
+    *("lightgbm", "llama_index", "onnx", "openai", "paddle", "pmdarima", "prophet", "pyfunc"),
+    *("pytorch", "sentence_transformers", "shap", "sklearn", "spacy", "spark", "statsmodels"),
+    *("tensorflow", "transformers", "xgboost"),
+)
 _PER_LEVEL = Expected("a list of whole numbers from 0, one per priority")
 _DEVICE = "auto, cpu, cuda or cuda:N"
 
@@ -51,6 +60,21 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < max(len(names), 1):
         raise ValueError("expected each name once, and one at least")
     return names
+
+
+def _known(flavor: str) -> str:
+    if flavor not in FLAVORS:
+        raise ValueError("expected a flavor of MLflow")
+    return flavor
+
+
+def _pattern(source: str) -> str:
+    is_uri = _SCHEME.match(source) is not None
+    if not source or "**" in source or any(mark in source for mark in "?#[]\\"):
+        raise ValueError("expected no pattern but a star within a segment")
+    if is_uri and (source.endswith(":") or {".", ".."} & set(source.split("/"))):
+        raise ValueError("expected more than a scheme, and no dots for a segment")
+    return source
 
 
 _Sizes = Annotated[tuple[_Rows, ...], AfterValidator(_ascending)]
@@ -267,6 +291,10 @@ class ServerSettings(Table):
         log_format: How the log is written; auto is console on a terminal, else JSON.
         log_level: The least level that is logged.
         request_log: Whether each request is logged.
+        allow_pickle: Whether models may be loaded that execute code while they load.
+        allow_flavors: The flavors that may be loaded, "pyfunc" for python_function; empty for all.
+        allow_sources: Where models may come from: beginnings of URIs and directories, in which a
+            star stands for any characters of one segment; empty for anywhere.
     """
 
     models: tuple[str, ...] = ()
@@ -292,6 +320,15 @@ class ServerSettings(Table):
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     request_log: bool = False
+    allow_pickle: bool = True
+    allow_flavors: Annotated[
+        tuple[Annotated[str, AfterValidator(_known)], ...],
+        Expected(f"a list of flavors among {', '.join(FLAVORS)}"),
+    ] = ()
+    allow_sources: Annotated[
+        tuple[Annotated[str, AfterValidator(_pattern)], ...],
+        Expected("a list of beginnings of URIs or directories, * for a part of a segment"),
+    ] = ()
 
 
 class TlsSettings(Table):

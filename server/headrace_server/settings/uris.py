@@ -61,6 +61,11 @@ def anchored(table: str, key: str, value: Any, directory: str) -> Any:
             return absolute_tracking_uri(value, directory) if value else value
         case "server", "models":
             return tuple(_anchored_model(item, directory) for item in value)
+        case "server", "allow_sources":
+            return tuple(
+                item if _SCHEME.match(item) else str(Path(directory, item).absolute())
+                for item in value
+            )
         case "models", "uri":
             return _anchored_uri(value, directory) if value else value
     return value

@@ -21,7 +21,7 @@ import numpy as np
 
 from headrace.signature import Signature
 
-from ..adapters import Artifact, LoadError, adapter_of
+from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import Adapter, Tensors
 from ..adapters.probe import probe
 from ..adapters.warmup import Allowed, warm_up
@@ -29,6 +29,7 @@ from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import FrameSocket, Kind, RunFrame
 from ..heap import own_bytes
+from .gpumemory import bound_growth
 from .serving import Serving, outward
 
 # One load at a time: torch.export.load, for one, fails when two threads are in it.
@@ -118,10 +119,13 @@ class InstanceThread:
         # Code that was shipped with the model must be importable before it is unpickled.
         if code := artifact.pyfunc.get("code"):
             sys.path.insert(0, str(artifact.path / code))
-        adapter_type = adapter_of(spec["flavor"], has_pyfunc=bool(artifact.pyfunc))
+        # MLflow's pyfunc imports whatever module the MLmodel file names.
+        has_pyfunc = bool(artifact.pyfunc) and is_unpickling_allowed()
+        adapter_type = adapter_of(spec["flavor"], has_pyfunc=has_pyfunc)
         if artifact.signature is not None and artifact.signature.params and not spec["is_told"]:
             _warn_of_params(spec["name"], adapter_type)
         device = _open(spec, self._memory, is_accelerated=adapter_type.is_accelerated)
+        bound_growth(device.name, spec["gpu_bytes_max"])
         adapter = adapter_type(artifact, device)
         adapter.notes += [
             f"{setting} does not apply to {spec['flavor']}"
@@ -135,6 +139,7 @@ class InstanceThread:
         if allowed and found.sample is not None:
             warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
             found = replace(found, signature=signature)
+        bound_growth(device.name, 0)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it

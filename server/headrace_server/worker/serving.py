@@ -116,13 +116,17 @@ class Serving:
 
     def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:
         adapter, device = self._adapter, self._device
-        batch = device.begin(self._side(run) if self._is_asynchronous else None)
+        # The host itself has no streams to tell of a batch: a row's time is microseconds there.
+        batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
             staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
             staged_ns = time.monotonic_ns()
-            with device.computing():
+            if self._is_asynchronous:
+                with device.computing():
+                    result = adapter.launch(staged, _params(run))
+                result = adapter.fetch(result)
+            else:
                 result = adapter.launch(staged, _params(run))
-            result = adapter.fetch(result)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return None
@@ -132,7 +136,8 @@ class Serving:
         run, batch = launched.run, launched.batch
         try:
             outputs = self._checked(self._adapter.finish(launched.result), run)
-            self._device.end(batch)
+            if self._is_asynchronous:
+                self._device.end(batch)
             refs, fds = write_outputs(
                 outputs,
                 self._memory,

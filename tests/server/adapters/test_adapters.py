@@ -26,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature na
 FRAMEWORKS = {
     *("sklearn", "torch", "onnxruntime", "onnx", "xgboost", "lightgbm", "catboost", "statsmodels"),
     *("pandas", "mlflow", "skops", "scipy"),
+    *("keras", "tensorflow", "transformers", "sentence_transformers"),
 }
 
 
@@ -142,6 +143,8 @@ def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
         ("lgb_categories", "lightgbm.basic.Booster"),
         ("cat_mixed", "CatBoostRegressor"),
         ("ols_columns", "RegressionResultsWrapper"),
+        ("hf_classifier", "torch.nn.parameter.Parameter"),
+        ("st_mean", "torch.nn.parameter.Parameter"),
     ],
 )
 def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
@@ -181,6 +184,9 @@ def test_a_closed_adapter_lets_go_of_the_model(name: str, kind: str) -> None:
         ("lgb_classifier", "skops.io", "lightgbm"),
         ("cat_species", "catboost", "catboost"),
         ("ols_columns", "statsmodels", "statsmodels"),
+        ("keras_dense", "keras", "keras"),
+        ("hf_classifier", "transformers", "transformers"),
+        ("st_mean", "sentence_transformers", "sentence-transformers"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -209,6 +215,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         ("lgb_classifier", "data"),
         ("cat_species", "data"),
         ("ols_columns", "data"),
+        ("keras_dense", "data"),
+        ("hf_classifier", "model_binary"),
     ],
 )
 def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None:
@@ -239,6 +247,9 @@ def test_an_artifact_without_its_file_does_not_load(name: str, key: str) -> None
         ("lgb_classifier", "model.skops"),
         ("cat_species", "model.cb"),
         ("ols_columns", "model.statsmodels"),
+        ("keras_dense", "data/model.keras"),
+        ("hf_classifier", "model/model.safetensors"),
+        ("st_mean", "model.sentence_transformer/modules.json"),
     ],
 )
 def test_a_file_of_something_else_does_not_load(name: str, file: str, tmp_path: Path) -> None:
@@ -258,6 +269,8 @@ def test_adapters_import_no_framework_before_they_load() -> None:
         "import json, sys\n"
         "from headrace_server.adapters import catboost, lightgbm, onnx, probe, pytorch\n"
         "from headrace_server.adapters import sklearn, statsmodels, xgboost\n"
+        "from headrace_server.adapters import keras, tensorflow\n"
+        "from headrace_server.adapters import sentence_transformers, transformers\n"
         "from headrace_server.devices import open_device\n"
         "open_device('cpu')\n"
         "print(json.dumps([name.partition('.')[0] for name in sys.modules]))"

@@ -1,8 +1,12 @@
 """How torch modules are opened, called and answered."""
 
+import contextlib
+import io
 import sys
 import types
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +300,44 @@ def test_mlflows_switch_against_unpickling_holds(monkeypatch: pytest.MonkeyPatch
     pickled, exported = models.model("torch_pickle"), models.model("torch_pt2")
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
-    with pytest.raises(LoadError, match=r"^the model does not load: MlflowException: .*disallowed"):
+    with pytest.raises(LoadError, match=r"is pickled, which .* forbids: expected 'model.pt2'"):
         PytorchAdapter(pickled.artifact, open_device("cpu"))
     adapter = PytorchAdapter(exported.artifact, open_device("cpu"))
     assert adapter.predict(exported.rows(3))["output-0"].shape == (3, 3)
+
+
+class Touching:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self._mark), "w"))
+
+
+def test_an_exported_program_with_a_pickle_in_it_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, mark = models.model("torch_pt2").artifact, tmp_path / "mark"
+    (tmp_path / "data").mkdir()
+    payload = io.BytesIO()
+    torch.save(Touching(mark), payload)
+    with (
+        zipfile.ZipFile(good.path / "data" / "model.pt2") as source,
+        zipfile.ZipFile(tmp_path / "data" / "model.pt2", "w") as target,
+    ):
+        inputs = [name for name in source.namelist() if "sample_inputs" in name]
+        assert inputs
+        for name in source.namelist():
+            target.writestr(name, payload.getvalue() if name in inputs else source.read(name))
+    artifact = replace(good, path=tmp_path)
+
+    with monkeypatch.context() as switched:
+        switched.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        with pytest.raises(LoadError, match="not a pickle-free payload"):
+            PytorchAdapter(artifact, open_device("cpu"))
+    assert not mark.exists()
+    with contextlib.suppress(LoadError):
+        PytorchAdapter(artifact, open_device("cpu"))
+    assert mark.exists()

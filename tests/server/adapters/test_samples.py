@@ -75,3 +75,13 @@ def test_a_tensor_without_rows_stays_as_it_is() -> None:
 
     assert rows["x"].shape == (4, 2)
     assert rows["scale"].shape == ()
+
+
+def test_the_one_tensor_of_an_example_is_the_one_input_whatever_its_name() -> None:
+    """MLflow gives an array no name, and a graph that was logged without a signature has one."""
+    graph = Signature((TensorSpec("x", "FP32", (-1, 2)),))
+
+    rows = example_rows({"input-0": np.array([[1.0, 2.0]])}, graph, 2)
+
+    assert {name: array.tolist() for name, array in rows.items()} == {"x": [[1.0, 2.0]] * 2}
+    assert rows["x"].dtype == np.float32

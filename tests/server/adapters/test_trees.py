@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,17 @@ def test_xgboost_computes_with_the_devices_threads() -> None:
 
     config = json.loads(adapter._booster.save_config())
     assert config["learner"]["generic_param"]["nthread"] == "3"
+
+
+@pytest.mark.parametrize("name", ["xgb_booster", "lgb_booster", "cat_matrix", "ols_columns"])
+def test_models_run_on_the_host_where_their_framework_has_no_cuda(name: str) -> None:
+    model = models.model(name)
+    elsewhere: Any = types.SimpleNamespace(name="cuda:0", is_asynchronous=True, threads=1)
+
+    adapter = adapter_of(model.flavor)(model.artifact, elsewhere)
+
+    assert adapter.device.name == "cpu"
+    assert adapter.predict(model.rows(1))
 
 
 def test_xgboost_takes_parameters_of_the_signature_as_mlflow_does() -> None:

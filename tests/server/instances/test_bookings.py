@@ -110,6 +110,14 @@ def test_the_need_is_per_instance_and_never_below_what_is_known(machine: Machine
     assert booking.each_bytes == 2 * GIB
 
 
+def test_a_trial_may_take_what_the_budget_leaves(machine: Machine) -> None:
+    assert machine.bookings.book("cuda:0", "pytorch", 1, GIB).trial_bytes_max == 8 * GIB
+    machine.use(9, card=1)
+    # None at all: 0 would mean any.
+    assert machine.bookings.book("cuda:1", "pytorch", 1).trial_bytes_max == 1
+    assert machine.bookings.book("cpu", "pytorch", 1).trial_bytes_max == 0
+
+
 def test_nothing_is_learned_where_two_models_are_loaded_at_once(machine: Machine) -> None:
     first = machine.bookings.book("cuda:0", "pytorch", 1, GIB)
     second = machine.bookings.book("cuda:0", "pytorch", 1, GIB)

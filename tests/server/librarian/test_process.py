@@ -126,6 +126,7 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
         "has_code",
         "mlflow_version",
         "mismatches",
+        "is_data",
     }
     assert Path(fetched["path"]).parent == tmp_path / "cache" / fetched["digest"]
     assert fetched["signature"]["inputs"][0] == {

@@ -33,8 +33,12 @@ from headrace_server.librarian.cache import Cache, digest_of
 from headrace_server.librarian.example import write_example
 from headrace_server.librarian.mlmodel import describe, signature_of
 from headrace_server.librarian.registry import Registry, Resolved
+from headrace_server.librarian.safety import Rules
 
 from .conftest import MATRIX, TABLE, Store, files_below, log_classifier
+
+# Thirty lines that stand for a billion values.
+DOUBLINGS = "a0: &a0 [0]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
 
 
 @pytest.fixture
@@ -390,6 +394,18 @@ def test_progress_is_told_from_nothing_to_everything(registry: Registry, store: 
         ("flavors: {}\n", "names no flavor"),
         ("flavors: [\n", "cannot be read: ParserError"),
         ("flavors: {sklearn: {}}\nsignature: {inputs: nonsense}\n", "cannot be read"),
+        ("", "expected a mapping, got nothing"),
+        ("- sklearn\n", "expected a mapping, got list"),
+        ("artifact_path: model\n", "expected a mapping 'flavors', got nothing"),
+        ("flavors: sklearn\n", "expected a mapping 'flavors', got str"),
+        ("flavors: {sklearn: 3}\n", "expected a mapping for the flavor 'sklearn', got int"),
+        ("flavors: {3: {}}\n", "expected a mapping for the flavor 3"),
+        ("flavors: &all {sklearn: *all}\n", "expected at most 1000000 values"),
+        (DOUBLINGS, "expected at most 1000000 values"),
+        ("flavors: " + "[" * 100_000, "cannot be read: RecursionError"),
+        ("flavors: !!python/object/apply:os.abort []\n", "cannot be read: ConstructorError"),
+        ("\0", "cannot be read: ReaderError"),
+        ("x" * (9 << 20), "larger than 8388608 bytes"),
     ],
 )
 def test_a_broken_mlmodel_file_is_a_failure_to_load(
@@ -400,6 +416,78 @@ def test_a_broken_mlmodel_file_is_a_failure_to_load(
     with pytest.raises(LoadFailed, match=said):
         registry.fetch(str(tmp_path / "broken"))
     assert os.listdir(cache) == []
+
+
+@pytest.mark.parametrize("link", ["up", "pipe"])
+def test_a_directory_that_cannot_be_copied_is_a_failure_to_load(
+    registry: Registry, model_copy: Path, link: str
+) -> None:
+    if link == "up":
+        (model_copy / link).symlink_to(model_copy)
+    else:
+        os.mkfifo(model_copy / link)
+    with pytest.raises(LoadFailed, match=f"holds .*'{link}'"):
+        registry.fetch(str(model_copy))
+
+
+def test_an_example_outside_of_the_model_is_not_read(model_copy: Path, tmp_path: Path) -> None:
+    (model_copy / "input_example.json").rename(tmp_path / "input_example.json")
+    model = Model.load(str(model_copy))
+    info = model.saved_input_example_info
+    assert info is not None
+    info["artifact_path"] = "../input_example.json"
+    assert not write_example(model, model_copy, None, tmp_path / "example.npz")
+
+
+# What the operator allows.
+
+
+def test_where_the_files_lie_must_be_allowed_too(store: Store, cache: Path) -> None:
+    """The registry's answer may lead anywhere."""
+    by_name = Rules(sources=("models:/", "s3://models"))
+    registry = Registry(store.uri, str(cache), by_name)
+    for uri in ("models:/iris/1", "models:/by-path/1"):
+        source = registry.resolve(uri).source
+        with pytest.raises(
+            LoadFailed, match=r"its files are in .* allow_sources has models:/, s3:"
+        ):
+            registry.fetch(source)
+    with pytest.raises(InvalidRequest, match=r"in-run is refused: allow_sources has"):
+        registry.resolve(f"runs:/{store.run}/in-run")
+    assert not cache.exists() or os.listdir(cache) == []
+
+    by_place = Rules(sources=("models:/iris@champion", str(store.artifacts)))
+    registry = Registry(store.uri, str(cache), by_place)
+    assert registry.fetch(registry.resolve("models:/iris@champion").source).flavor == "sklearn"
+    with pytest.raises(InvalidRequest, match="is refused"):
+        registry.resolve("models:/iris/1")
+    assert registry.list_models() == ["models:/iris@champion"]
+
+
+def test_what_was_fetched_under_other_rules_is_judged_again(store: Store, cache: Path) -> None:
+    source = Registry(store.uri, str(cache)).resolve("models:/iris/1").source
+    Registry(store.uri, str(cache)).fetch(source)
+
+    with pytest.raises(LoadFailed, match="its files are in"):
+        Registry(store.uri, str(cache), Rules(sources=("models:/",))).fetch(source)
+    with pytest.raises(LoadFailed, match="flavor 'sklearn' can execute code"):
+        Registry(store.uri, str(cache), Rules(pickle=False)).fetch(source)
+    with pytest.raises(LoadFailed, match="it needs the flavor sklearn; allow_flavors has onnx"):
+        Registry(store.uri, str(cache), Rules(flavors=("onnx",))).fetch(source)
+
+
+def test_a_link_out_of_an_allowed_directory_is_refused(model_copy: Path, cache: Path) -> None:
+    outside = model_copy.parent / "outside"
+    outside.write_text("secret")
+    (model_copy / "extra").symlink_to(outside)
+    uri = str(model_copy)
+
+    with pytest.raises(LoadFailed, match=r"'extra' is a link to .*outside, and allow_sources has"):
+        Registry("sqlite:////none", str(cache), Rules(sources=(uri,))).fetch(uri)
+    with pytest.raises(LoadFailed, match="'extra' is a link that leads out"):
+        Registry("sqlite:////none", str(cache), Rules(pickle=False)).fetch(uri)
+    both = Rules(sources=(uri, str(outside)))
+    assert Registry("sqlite:////none", str(cache), both).fetch(uri).flavor == "sklearn"
 
 
 def test_a_logged_model_whose_files_are_gone_is_not_found(store: Store, cache: Path) -> None:
@@ -771,3 +859,12 @@ def test_a_server_answers_as_a_database_does(server: str, store: Store, cache: P
     by_path = registry.resolve(location)
     assert (by_path.name, by_path.source) == ("artifacts", location)
     assert registry.fetch(location).digest == fetched.digest
+
+
+def test_no_environment_is_made_where_no_code_may_run(tmp_path: Path) -> None:
+    registry = Registry("", str(tmp_path / "cache"), Rules(pickle=False))
+
+    with pytest.raises(LoadFailed, match="installing the packages that a model names can execute"):
+        registry.environment(tmp_path, print, installer="pip", s_max=1.0)
+
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,23 @@ def test_a_model_that_was_tried_before_is_loaded_at_once_also_by_the_next_daemon
     again.load("second", "second")
 
     assert len((tmp_path / "pids").read_text().split()) == 4
+
+
+def test_a_model_that_is_data_is_not_tried(
+    houses: Callable[..., House], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = houses()
+    house.shelf.put("first", "1", adder(1.0))
+    house.shelf.put("second", "1", noting(tmp_path / "pids"))
+    fetch = house.shelf.fetch
+    monkeypatch.setattr(
+        house.shelf, "fetch", lambda source, _=None: replace(fetch(source), is_data=True)
+    )
+    house.load("first", "first")
+
+    house.load("second", "second")
+
+    assert len((tmp_path / "pids").read_text().split()) == 1
 
 
 def test_a_model_that_failed_is_tried_again(houses: Callable[..., House], tmp_path: Path) -> None:

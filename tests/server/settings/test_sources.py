@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace_server.errors import UsageError
 from headrace_server.settings import ModelSettings, ServerSettings, read_settings
 from headrace_server.settings.values import toml_value
 from saying import read, refusal
@@ -240,3 +241,43 @@ def test_a_name_that_could_not_be_told_from_a_uri_is_refused(name: str) -> None:
     assert f"a model cannot be served as {name!r}" in refusal(
         f'[models."{name}"]\nuri = "models:/a/1"'
     )
+
+
+# What may be loaded.
+
+
+def test_what_may_be_loaded_is_read_from_every_source(tmp_path: Path) -> None:
+    settings = read(
+        '[server]\nallow_pickle = false\nallow_sources = ["models", "s3://a/*", "/x"]\n',
+        {"HEADRACE_SERVER__ALLOW_FLAVORS": "onnx pyfunc"},
+    )
+
+    assert not settings.server.allow_pickle
+    assert settings.server.allow_flavors == ("onnx", "pyfunc")
+    assert settings.server.allow_sources == (f"{tmp_path}/models", "s3://a/*", "/x")
+
+
+def test_an_unknown_flavor_is_answered_with_the_known_ones() -> None:
+    told = refusal(sets=("server.allow_flavors=onnx sklern",))
+
+    assert told.startswith("--set server.allow_flavors=onnx sklern: expected a list of flavors ")
+    assert "catboost, " in told
+    assert ", pyfunc, " in told
+    assert told.endswith(", xgboost")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["s3://a/**", "models:/iris?", "/a/[b]", "s3://a/../b", "models:", "''", "/a\\\\b"]
+)
+def test_a_pattern_that_no_source_could_match_is_refused(pattern: str) -> None:
+    told = refusal(sets=(f"server.allow_sources={pattern}",))
+    assert told.endswith(
+        "expected a list of beginnings of URIs or directories, * for a part of a segment"
+    )
+
+
+def test_a_models_own_environment_needs_pickle_to_be_allowed() -> None:
+    settings = read(sets=("server.allow_pickle=false", "iris.environment=model"))
+
+    with pytest.raises(UsageError, match="installs whatever the model asks for"):
+        settings.check_names(["iris"])
