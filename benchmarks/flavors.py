@@ -36,8 +36,8 @@ COLUMNS = {
     "adapter_us": "adapter",
     "pyfunc_us": "pyfunc",
     "ratio": "ratio",
-    "served_1_us": "served, 1",
-    "served_128_us": "served, 128",
+    "served_1_us": "at 1",
+    "served_128_us": "at 128",
 }
 
 Figures = dict[str, dict[str, float]]
@@ -159,7 +159,7 @@ def _claims(figures: Figures) -> list[dict[str, object]]:
 
 def _print(figures: Figures, claims: list[dict[str, object]]) -> None:
     console = Console()
-    table = Table(title="CPU microseconds of one row; served with 1 and 128 requests in flight")
+    table = Table(title="CPU microseconds of one row; served: at 1 and 128 in flight")
     table.add_column("flavor", no_wrap=True)
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
