@@ -53,7 +53,7 @@ class Form:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5, help="turns per figure (default 5)")
+    parser.add_argument("--turns", type=int, default=3, help="turns per figure (default 3)")
     turns = parser.parse_args().turns
     h2load.require()
     server_core, load_core = servers.cores()
