@@ -33,7 +33,7 @@ help:
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
-	@echo "make bench-client  what a call costs the client, beside a bare stub and tritonclient"
+	@echo "make bench-client    what a call costs the client, beside a bare stub and tritonclient"
 	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
 	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"

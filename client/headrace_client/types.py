@@ -19,9 +19,8 @@ from headrace.signature import Signature, TensorSpec
 from .errors import InvalidResponse
 from .timings import Timings
 
-if TYPE_CHECKING:  # Imported by whoever asks for theirs.
+if TYPE_CHECKING:  # Imported by whoever asks for one. Not so torch: checkers would read all of it.
     import pandas as pd
-    import torch
 
 # Of the type that the datatype has, which no type checker can know.
 Array: TypeAlias = npt.NDArray[Any]
@@ -144,8 +143,8 @@ class Prediction(Mapping[str, Array]):
                 columns[name] = list(rows)
         return pd.DataFrame(columns)
 
-    def as_tensor(self, name: str = "") -> "torch.Tensor":
-        """A numeric output as a torch tensor on the CPU; without *name* the only output.
+    def as_tensor(self, name: str = "") -> Any:
+        """A numeric output as a torch.Tensor on the CPU; without *name* the only output.
 
         By DLPack: the memory is the answer's own where its elements lie aligned in it, else a copy.
         It is read-only though torch cannot say so; clone the tensor before writing.
