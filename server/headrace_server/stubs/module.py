@@ -15,7 +15,7 @@ from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace.typed import Item, TypedService, fingerprint
 from headrace.typed.names import hash_of
 
-from .layout import INDENT, WIDTH, bracketed, docstring, exploded, quoted, shown, tuple_of
+from .layout import INDENT, WIDTH, bracketed, docstring, exploded, quoted, shown, tuple_of, width_of
 from .pytypes import OWN_NAMES, Declarations, camel
 from .telling import of_param, of_tensor
 
@@ -322,8 +322,10 @@ def _spec(spec: TensorSpec) -> str:
     if spec.schema:
         arguments.append(f"schema={quoted(spec.schema)}")
     line = f"TensorSpec({', '.join(arguments)})"
-    # Two brackets around it, and a comma behind.
-    if len(line) <= WIDTH - 2 * len(INDENT) - 1:
+    # Two brackets around it, and a comma behind; or, where nobody knows its width, in one line with
+    # what is around it.
+    around = 2 * len(INDENT) + 1 if line.isascii() else len(f"{INDENT}outputs=(,),")
+    if width_of(line) <= WIDTH - around:
         return line
     return "\n".join(exploded("TensorSpec(", arguments, ")"))
 

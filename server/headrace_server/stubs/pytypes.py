@@ -81,7 +81,7 @@ class Declarations:
     def __init__(self, taken: Iterable[str]) -> None:
         """*taken* are names that the module gives to something else."""
         self.blocks: list[str] = []
-        self._taken = {*taken, *OWN_NAMES}
+        self._taken = {*taken, *OWN_NAMES, *keyword.kwlist}
         self._aliases: dict[str, str] = {}
 
     def of_input(self, spec: TensorSpec) -> Types:
