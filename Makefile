@@ -20,7 +20,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 	$(wildcard tests/conformance)
 
 .PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
-	soak bench bench-flavors gpu-check protos clean
+	test-node soak bench bench-client bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -28,10 +28,12 @@ help:
 	@echo "make test-faults     break things under a stream of requests, each accounted for"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
+	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
 	@echo "make bench   measure costs, rates, growth and memory beside a bare transport, and batches under load"
+	@echo "make bench-client    what a call costs the client, beside a bare stub and tritonclient"
 	@echo "make bench-flavors   measure one row by every flavor: its own call, adapter, pyfunc, served"
 	@echo "make gpu-check       on a host with a GPU: its tests and a benchmark, into benchmarks/results/gpu.json"
 	@echo "make protos  regenerate Python from the .proto files"
@@ -92,6 +94,13 @@ $(PROTOBUF7)/installed: pyproject.toml
 test-environments: setup
 	$(BIN)/python -m pytest -m environments tests/environments
 
+test-node: setup tests/node/node_modules
+	$(BIN)/python -m pytest tests/node
+
+tests/node/node_modules: tests/node/package.json
+	npm install --prefix tests/node --no-audit --no-fund --no-package-lock
+	@touch $@
+
 test-flavors: $(FLAVORS)/installed
 	@# Their tests skip where it is not installed: here it must be.
 	$(FLAVORS)/bin/python -c 'import tensorflow'
@@ -114,6 +123,7 @@ bench: setup
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
+	$(BIN)/python benchmarks/typed.py
 
 bench-flavors: setup
 	$(BIN)/python benchmarks/flavors.py
@@ -124,6 +134,9 @@ gpu-check: setup
 		f"gpu-check: torch {torch.__version__} finds no CUDA device; see docs/guides/gpu.md")'
 	$(BIN)/python -m pytest -m "" tests/gpu tests/server/devices tests/server/gpus
 	$(BIN)/python benchmarks/gpu.py
+
+bench-client: setup
+	$(BIN)/python benchmarks/client.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -45,13 +45,20 @@ def require() -> None:
 
 
 def run(
-    port: int, payload: bytes, answer_bytes: int, *, in_flight: int, requests: int, core: int
+    port: int,
+    payload: bytes,
+    answer_bytes: int,
+    *,
+    in_flight: int,
+    requests: int,
+    core: int,
+    path: str = INFER,
 ) -> Load:
     """Send *requests* times *payload*, closed loop, and check that as many answers came back."""
     streams = min(STREAMS_MAX, max(1, in_flight // CONNECTIONS_FIRST))
     spread = in_flight // streams, streams
     with tempfile.TemporaryDirectory() as folder:
-        process = _start(port, payload, spread, requests, core, Path(folder))
+        process = _start(port, payload, spread, requests, core, Path(folder), path=path)
         text, _, latencies_us = _finish(process, answer_bytes, requests, Path(folder))
     return Load(
         requests,
@@ -122,6 +129,8 @@ def _start(
     core: int,
     folder: Path,
     gate: int = subprocess.DEVNULL,
+    *,
+    path: str = INFER,
 ) -> "subprocess.Popen[str]":
     """An h2load with *streams*, connections and streams on each; its log goes to *folder*.
 
@@ -132,7 +141,7 @@ def _start(
     command = ["taskset", "-c", str(core), "sh", "-c", 'read -r _; exec "$@"', "sh"]
     command += ["h2load", f"-n{requests}", f"-c{streams[0]}"]
     command += [f"-m{streams[1]}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
-    command += ["-d", str(body), f"--log-file={log}", f"http://127.0.0.1:{port}{INFER}"]
+    command += ["-d", str(body), f"--log-file={log}", f"http://127.0.0.1:{port}{path}"]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=gate, text=True
     )

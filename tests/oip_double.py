@@ -56,6 +56,7 @@ class Double:
         holding: While set, answers of ModelInfer are held back.
         release: What they wait for.
         timings: What a call to ModelInfer that asks for timings is told; empty for nothing.
+        pushback_ms: What a failing ModelInfer says about being tried again; empty for nothing.
         timings_asked: Whether each call to ModelInfer asked.
     """
 
@@ -71,6 +72,7 @@ class Double:
     is_holding: bool = False
     release: threading.Event = field(default_factory=threading.Event)
     timings: str = ""
+    pushback_ms: str = ""
     timings_asked: list[bool] = field(default_factory=list)
     port: int = 0
 
@@ -158,6 +160,8 @@ class Double:
         if self.is_holding:
             self.release.wait()
         if self.failures:
+            if self.pushback_ms:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback_ms),))
             context.abort(*self.failures.pop(0))
         model = self._model(request.model_name, request.model_version, context)
         expected = {spec.name: spec.datatype for spec in model.inputs}
@@ -204,9 +208,12 @@ class _Recorder(grpc.ServerInterceptor):
 
 @contextmanager
 def serving(
-    models: dict[str, ServedModel], credentials: grpc.ServerCredentials | None = None
+    models: dict[str, ServedModel],
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    port: int = 0,
 ) -> Iterator[Double]:
-    """A double that listens on a free port of this machine until the block ends."""
+    """A double that listens on *port* of this machine, or a free one, until the block ends."""
     double = Double(models=models)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
         server = grpc.server(
@@ -222,9 +229,9 @@ def serving(
         )
         server.add_generic_rpc_handlers((service,))
         if credentials is None:
-            double.port = server.add_insecure_port("127.0.0.1:0")
+            double.port = server.add_insecure_port(f"127.0.0.1:{port}")
         else:
-            double.port = server.add_secure_port("127.0.0.1:0", credentials)
+            double.port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         server.start()
         try:
             yield double

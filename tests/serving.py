@@ -70,6 +70,17 @@ class Daemon:
         assert len(found) >= count, "\n".join(self.lines)
         return found[count - 1]
 
+    def wait_line(self, event: str, **fields: object) -> dict[str, Any]:
+        """A log line of an event with these fields, once there is one."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.events(event) if fields.items() <= line.items()]
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self.process.poll() is not None, READY_S_MAX)
+        assert found(), "\n".join(self.lines)
+        return found()[0]
+
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
         code = self.process.wait(READY_S_MAX)

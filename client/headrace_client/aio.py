@@ -1,9 +1,16 @@
 """Aio: the client for asyncio, method for method that of client.py."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
 import grpc.aio
@@ -19,10 +26,13 @@ from .channel import (
     DEFAULT_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
     channel_options,
-    channel_target,
+    channel_targets,
 )
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
+from .forks import Inherited, watch
+from .hedges import first_answer_aio
 from .inputs import Data, Form
+from .many import IN_FLIGHT_MAX, as_completed_aio, check_in_flight, in_order_aio, raising_aio
 from .security import Tls, call_metadata, channel_credentials, tls_options
 from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
@@ -39,19 +49,25 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         token: str | None = None,
         tls: bool | Tls | None = None,
+        attempts_max: int = 1,
+        hedge_after_s: float | None = None,
+        wait_for_ready: bool = False,
     ) -> None:
-        self._target = channel_target(target)
+        self._target = channel_targets(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
         credentials = channel_credentials(tls, target)
-        options = channel_options(message_bytes_max) + tls_options(tls)
+        options = tls_options(tls) + channel_options(
+            message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+        )
+        self._hedge_after_s = hedge_after_s
         self._channel = (
             grpc.aio.insecure_channel(self._target, options)
             if credentials is None
@@ -62,6 +78,7 @@ class AsyncClient:
             INFER_METHOD, None, None
         )
         self._session = Session()
+        watch(self)
 
     async def predict(
         self,
@@ -117,6 +134,94 @@ class AsyncClient:
             payload = self._session.encode(ask, form)
         return asyncio.create_task(self._finish(ask, form, payload, deadline))
 
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data] | AsyncIterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["raise"] = "raise",
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> AsyncIterator[Prediction]: ...
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data] | AsyncIterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["yield"],
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> AsyncIterator[Prediction | HeadraceClientError]: ...
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data] | AsyncIterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["raise", "yield"] = "raise",
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> AsyncIterator[Prediction] | AsyncIterator[Prediction | HeadraceClientError]:
+        """See `Client.predict_many`; *items* may come asynchronously, too."""
+        if errors not in ("raise", "yield"):
+            raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
+        check_in_flight(in_flight_max)
+
+        def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
+            return self.submit(
+                model,
+                data,
+                version=version,
+                timeout=timeout,
+                priority=priority,
+                outputs=outputs,
+                parameters=parameters,
+            )
+
+        outcomes = in_order_aio(send, items, in_flight_max)
+        return raising_aio(outcomes) if errors == "raise" else outcomes
+
+    def predict_as_completed(
+        self,
+        model: str,
+        items: Iterable[Data] | AsyncIterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> AsyncIterator[tuple[int, Prediction | HeadraceClientError]]:
+        """See `Client.predict_as_completed`; *items* may come asynchronously, too."""
+        check_in_flight(in_flight_max)
+
+        def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
+            return self.submit(
+                model,
+                data,
+                version=version,
+                timeout=timeout,
+                priority=priority,
+                outputs=outputs,
+                parameters=parameters,
+            )
+
+        return as_completed_aio(send, items, in_flight_max)
+
     async def infer(
         self,
         model: str,
@@ -133,6 +238,15 @@ class AsyncClient:
         """See `Client.infer`."""
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return await self._send(ask, AS_IS, self._deadline_at(timeout))
+
+    async def exchange(
+        self,
+        payload: bytes,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> bytes:
+        """See `Client.exchange`."""
+        return (await self._answered(payload, self._deadline_at(timeout), is_timed=False))[0]
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """See `Client.metadata`."""
@@ -190,6 +304,13 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def leave_to_parent(self) -> object:
+        """For `forks`: in a child, this client's connection is the parent's."""
+        inherited: Any = Inherited()
+        left = (self._channel, self._stub, self._infer)
+        self._channel = self._stub = self._infer = inherited
+        return left
+
     def __repr__(self) -> str:
         return f"<AsyncClient {self._target}>"
 
@@ -199,14 +320,28 @@ class AsyncClient:
     async def _ask(
         self, ask: Ask, form: Form, payload: bytes, deadline: float | None
     ) -> Prediction:
-        if not ask.timings:
-            return self._session.decode(ask, form, await self._call(self._infer, payload, deadline))
+        answer, trailing = await self._answered(payload, deadline, is_timed=ask.timings)
+        return self._session.decode(ask, form, answer, trailing)
+
+    async def _answered(
+        self, payload: bytes, deadline: float | None, *, is_timed: bool
+    ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
+        """The bytes of an answer, and for a timed request what came behind it."""
+        if not is_timed and self._hedge_after_s is None:
+            return await self._call(self._infer, payload, deadline), None
+        metadata = self._timed_metadata if is_timed else self._metadata
         try:
-            call = self._infer(payload, timeout=left_s(deadline), metadata=self._timed_metadata)
-            answer = await call
+            if self._hedge_after_s is None:
+                call = self._infer(payload, timeout=left_s(deadline), metadata=metadata)
+                answer = await call
+            else:
+                answer, call = await first_answer_aio(
+                    lambda: self._infer(payload, timeout=left_s(deadline), metadata=metadata),
+                    self._hedge_after_s,
+                )
         except grpc.RpcError as error:
             raise error_of(error) from error
-        return self._session.decode(ask, form, answer, await call.trailing_metadata())
+        return answer, await call.trailing_metadata()
 
     async def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)

@@ -4,9 +4,9 @@ Data becomes bytes in inputs.py and calls.py; here is only what is sent when, an
 take. aio.py is the same for asyncio.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import grpc
 import numpy.typing as npt
@@ -21,11 +21,14 @@ from .channel import (
     DEFAULT_TIMEOUT_S,
     MESSAGE_BYTES_MAX,
     channel_options,
-    channel_target,
+    channel_targets,
 )
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
+from .forks import Inherited, watch
 from .futures import PredictionFuture
+from .hedges import first_answer
 from .inputs import Data, Form
+from .many import IN_FLIGHT_MAX, as_completed, check_in_flight, in_order, raising
 from .security import Tls, call_metadata, channel_credentials, tls_options
 from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
@@ -43,33 +46,47 @@ class Client:
 
     def __init__(
         self,
-        target: str = DEFAULT_TARGET,
+        target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         token: str | None = None,
         tls: bool | Tls | None = None,
+        attempts_max: int = 1,
+        hedge_after_s: float | None = None,
+        wait_for_ready: bool = False,
     ) -> None:
         """Prepare a connection; nothing is sent before the first call.
 
         Args:
             target: "host:port", "host" (port 8001), either behind "grpcs://" for TLS, or a name
-                that gRPC resolves, as "unix:path".
+                that gRPC resolves, as "unix:path". Calls go in turn to every address that DNS
+                has of it, or to all of a list.
             timeout_s: How long a call may take where it does not say so itself; None for ever.
             message_bytes_max: The longest message that is sent or accepted.
             token: What the server knows us by, where it wants to.
             tls: Whether the connection is encrypted: True with the system's authorities, or a `Tls`
                 with what differs; None leaves it to *target*.
+            attempts_max: How often a prediction, or a question about a model, is sent at most (1 to
+                5) where it ends as Unavailable. More than 1 may run a model twice for one call.
+            hedge_after_s: Seconds after which a prediction is sent once more, for whichever answer
+                comes first; None for never. It may run a model twice for one call.
+            wait_for_ready: Whether a call waits for a server, as long as its timeout, rather than
+                fail at once where none answers.
 
         Raises:
-            ValueError: *target* is no address, *token* no token, or a file of *tls* cannot be used.
+            ValueError: *target* is no address, *token* no token, a file of *tls* cannot be used, or
+                a number is out of its range.
         """
-        self._target = channel_target(target)
+        self._target = channel_targets(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
         credentials = channel_credentials(tls, target)
-        options = channel_options(message_bytes_max) + tls_options(tls)
+        options = tls_options(tls) + channel_options(
+            message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+        )
+        self._hedge_after_s = hedge_after_s
         self._channel = (
             grpc.insecure_channel(self._target, options)
             if credentials is None
@@ -81,6 +98,7 @@ class Client:
             INFER_METHOD, None, None
         )
         self._session = Session()
+        watch(self)
 
     def predict(
         self,
@@ -174,6 +192,122 @@ class Client:
             on_error=lambda error: self._forget(ask, error),
         )
 
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["raise"] = "raise",
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["yield"],
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> Iterator[Prediction | HeadraceClientError]: ...
+    def predict_many(
+        self,
+        model: str,
+        items: Iterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        errors: Literal["raise", "yield"] = "raise",
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> Iterator[Prediction] | Iterator[Prediction | HeadraceClientError]:
+        """What *model* answers to each of *items*, in their order, with several in flight at once.
+
+        Whoever leaves the loop cancels what is in flight. Requests are those of `submit`.
+
+        Args:
+            model: The name it is served by.
+            items: What `predict` takes, one request each; taken as there is room, so it may be
+                endless.
+            in_flight_max: Requests that have been sent and not been answered, at most.
+            errors: "raise" ends with the first error, at its item's turn; "yield" gives the error
+                in place of that item's prediction, and goes on.
+            version: As for `predict`, and so are the others; *timeout* is of each request.
+            timeout: Seconds for each request.
+            priority: Of each request.
+            outputs: Of each request.
+            parameters: Of each request.
+
+        Raises:
+            HeadraceClientError: As *errors* says.
+            TypeError: An item or a parameter is of a type that cannot be sent.
+            ValueError: *in_flight_max* is below one.
+        """
+        if errors not in ("raise", "yield"):
+            raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
+        check_in_flight(in_flight_max)
+
+        def send(data: Data) -> PredictionFuture:
+            return self.submit(
+                model,
+                data,
+                version=version,
+                timeout=timeout,
+                priority=priority,
+                outputs=outputs,
+                parameters=parameters,
+            )
+
+        outcomes = in_order(send, items, in_flight_max)
+        return raising(outcomes) if errors == "raise" else outcomes
+
+    def predict_as_completed(
+        self,
+        model: str,
+        items: Iterable[Data],
+        *,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        version: str = "",
+        timeout: float | None = None,
+        priority: int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> Iterator[tuple[int, Prediction | HeadraceClientError]]:
+        """The place of each of *items* and its prediction or error, the first to end first.
+
+        Arguments are those of `predict_many`; an error never ends the loop.
+
+        Raises:
+            TypeError: An item or a parameter is of a type that cannot be sent.
+            ValueError: *in_flight_max* is below one.
+        """
+        check_in_flight(in_flight_max)
+
+        def send(data: Data) -> PredictionFuture:
+            return self.submit(
+                model,
+                data,
+                version=version,
+                timeout=timeout,
+                priority=priority,
+                outputs=outputs,
+                parameters=parameters,
+            )
+
+        return as_completed(send, items, in_flight_max)
+
     def infer(
         self,
         model: str,
@@ -199,6 +333,25 @@ class Client:
         """
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return self._send(ask, AS_IS, self._deadline_at(timeout))
+
+    def exchange(
+        self,
+        payload: bytes,
+        *,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Send the bytes of a ModelInferRequest as they are, for those of its answer.
+
+        What stubs are built on: see `headrace stub`.
+
+        Args:
+            payload: The request.
+            timeout: Seconds for the whole call; None for the client's.
+
+        Raises:
+            HeadraceClientError: The call failed, in the class of its status.
+        """
+        return self._answered(payload, self._deadline_at(timeout), is_timed=False)[0]
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """What *model* is and takes, as the server says now.
@@ -282,20 +435,44 @@ class Client:
     ) -> None:
         self.close()
 
+    def leave_to_parent(self) -> object:
+        """For `forks`: in a child, this client's connection is the parent's."""
+        inherited: Any = Inherited()
+        left = (self._channel, self._stub, self._infer)
+        self._channel = self._stub = self._infer = inherited
+        return left
+
     def __repr__(self) -> str:
         return f"<Client {self._target}>"
 
     def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
         payload = self._session.encode(ask, form)
-        if not ask.timings:
-            return self._session.decode(ask, form, self._call(self._infer, payload, deadline))
+        answer, trailing = self._answered(payload, deadline, is_timed=ask.timings)
+        return self._session.decode(ask, form, answer, trailing)
+
+    def _answered(
+        self, payload: bytes, deadline: float | None, *, is_timed: bool
+    ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
+        """The bytes of an answer, and for a timed request what came behind it."""
+        if not is_timed and self._hedge_after_s is None:
+            return self._call(self._infer, payload, deadline), None
+        metadata = self._timed_metadata if is_timed else self._metadata
+        call: grpc.Call
         try:
-            answer, call = self._infer.with_call(
-                payload, timeout=left_s(deadline), metadata=self._timed_metadata
-            )
+            if self._hedge_after_s is None:
+                answer, call = self._infer.with_call(
+                    payload, timeout=left_s(deadline), metadata=metadata
+                )
+            else:
+                answer, call = first_answer(
+                    lambda: self._infer.future(
+                        payload, timeout=left_s(deadline), metadata=metadata
+                    ),
+                    self._hedge_after_s,
+                )
         except grpc.RpcError as error:
             raise error_of(error) from error
-        return self._session.decode(ask, form, answer, call.trailing_metadata())
+        return answer, call.trailing_metadata()
 
     def _learn(self, model: str, version: str, deadline: float | None) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)

@@ -7,6 +7,7 @@ are not encrypted.
 import os
 import re
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -70,23 +71,34 @@ def call_metadata(token: str | None) -> tuple[tuple[str, str], ...] | None:
     return (("authorization", f"Bearer {token}"),)
 
 
-def channel_credentials(tls: bool | Tls | None, target: str) -> grpc.ChannelCredentials | None:
-    """How the connection to *target* is encrypted; None where it is not.
+def channel_credentials(
+    tls: bool | Tls | None, targets: str | Sequence[str]
+) -> grpc.ChannelCredentials | None:
+    """How the connection to *targets* is encrypted; None where it is not.
 
     Args:
-        tls: What the caller asks for; None leaves it to *target*.
-        target: As the caller gave it; "grpcs://" before it asks for encryption too.
+        tls: What the caller asks for; None leaves it to *targets*.
+        targets: As the caller gave them; "grpcs://" before one asks for encryption too.
 
     Raises:
-        ValueError: The two contradict each other, a file cannot be read, or holds something else.
+        ValueError: They contradict each other, a file cannot be read, or holds something else; or
+            there are several targets, and nothing says which name their certificates bear.
     """
-    is_asked = target.startswith("grpcs://")
-    if tls is False and is_asked:
-        raise ValueError(f"cannot connect to {target!r} with tls=False: expected grpc://")
-    if not (tls or is_asked):
+    given = [targets] if isinstance(targets, str) else targets
+    asking = [target for target in given if target.startswith("grpcs://")]
+    if tls is False and asking:
+        raise ValueError(f"cannot connect to {asking[0]!r} with tls=False: expected grpc://")
+    if not (tls or asking):
         return None
+    if tls is None and len(asking) < len(given):
+        raise ValueError("expected grpcs:// before every target of a list, or before none")
     if not isinstance(tls, Tls):
         tls = Tls()
+    if len(given) > 1 and not tls.server_name:
+        raise ValueError(
+            "several targets with TLS need Tls(server_name=...): the name that all their "
+            "certificates bear"
+        )
     if bool(tls.cert) != bool(tls.key):
         raise ValueError("a certificate and its key go together: expected both cert and key")
     if tls.ca:

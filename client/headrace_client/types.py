@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,13 @@ from headrace.oip.open_inference_pb2 import (
     ModelMetadataResponse,
     RepositoryIndexResponse,
 )
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 
 from .errors import InvalidResponse
 from .timings import Timings
+
+if TYPE_CHECKING:  # Imported by whoever asks for one. Not so torch: checkers would read all of it.
+    import pandas as pd
 
 # Of the type that the datatype has, which no type checker can know.
 Array: TypeAlias = npt.NDArray[Any]
@@ -104,6 +107,60 @@ class Prediction(Mapping[str, Array]):
         """
         return [json.loads(text) for text in self.strings(name).ravel().tolist()]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Every output as lists of Python's own values, as JSON takes them; text from UTF-8.
+
+        Raises:
+            ValueError: A BYTES output does not hold text.
+        """
+        return {
+            name: (self.strings(name) if array.dtype == object else array).tolist()
+            for name, array in self._arrays.items()
+        }
+
+    def as_frame(self) -> "pd.DataFrame":
+        """A pandas DataFrame: a row per row, a column per output.
+
+        An output of shape [n, k] makes k columns, named "NAME_0" and so on, or one of its own name
+        for k = 1. Rows of more axes are one array each. BYTES that are UTF-8 become text.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+            ValueError: Outputs differ in their rows.
+        """
+        import pandas as pd  # noqa: PLC0415 - not everybody's.
+
+        columns: dict[str, Any] = {}
+        for name, array in self._arrays.items():
+            rows = np.atleast_1d(_as_text(array))
+            if rows.ndim == 1:
+                columns[name] = rows
+            elif rows.ndim == 2 and rows.shape[1] == 1:
+                columns[name] = rows[:, 0]
+            elif rows.ndim == 2:
+                columns |= {f"{name}_{at}": rows[:, at] for at in range(rows.shape[1])}
+            else:
+                columns[name] = list(rows)
+        return pd.DataFrame(columns)
+
+    def as_tensor(self, name: str = "") -> Any:
+        """A numeric output as a torch.Tensor on the CPU; without *name* the only output.
+
+        By DLPack: the memory is the answer's own where its elements lie aligned in it, else a copy.
+        It is read-only though torch cannot say so; clone the tensor before writing.
+
+        Raises:
+            KeyError: There is no output *name*.
+            ModuleNotFoundError: torch is not installed.
+            ValueError: It is BYTES, or no name is given and there are several outputs.
+        """
+        import torch.utils.dlpack  # noqa: PLC0415 - not everybody's.
+
+        array = self[name] if name else self.array
+        if array.dtype == object:
+            raise ValueError("expected an output of numbers, got BYTES")
+        return torch.utils.dlpack.from_dlpack(array if array.flags.aligned else array.copy())
+
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name}: {_shown(array)}" for name, array in self._arrays.items())
         return f"<Prediction {self.model} version {self.version}: {outputs}>"
@@ -121,6 +178,9 @@ class ModelMetadata:
         outputs: Its outputs; may be empty too.
         parameters: Parameters that a request may give, with their defaults as a request would give
             them: lists and objects as JSON, None for null.
+        signature: All of its signature, where the server tells it; None elsewhere.
+        field_numbers: Those of its typed service, as `headrace.typed.FieldNumbers` writes them;
+            empty where the server does not tell them.
     """
 
     name: str
@@ -129,6 +189,8 @@ class ModelMetadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
+    signature: Signature | None = field(default=None, compare=False, repr=False)
+    field_numbers: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +220,8 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
     """The metadata that a server stated.
 
     Raises:
-        InvalidResponse: It names a datatype that the protocol does not have.
+        InvalidResponse: It names a datatype that the protocol does not have, or its signature makes
+            no sense.
     """
     return ModelMetadata(
         name=message.name,
@@ -167,6 +230,8 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
         inputs=tuple(map(_spec, message.inputs)),
         outputs=tuple(map(_spec, message.outputs)),
         parameters={name: _value(value) for name, value in message.parameters.items()},
+        signature=_signature(message.signature),
+        field_numbers=message.field_numbers,
     )
 
 
@@ -204,10 +269,30 @@ def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
     )
 
 
+def _signature(text: str) -> Signature | None:
+    if not text:
+        return None
+    try:
+        return Signature.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidResponse("the signature of a model makes no sense") from error
+
+
 def _value(parameter: InferParameter) -> bool | int | float | str | None:
     choice = parameter.WhichOneof("parameter_choice")
     value: bool | int | float | str | None = getattr(parameter, choice) if choice else None
     return value
+
+
+def _as_text(array: Array) -> Array:
+    """A BYTES array with texts in place of UTF-8, where all of it is; any other as it is."""
+    if array.dtype != object:
+        return array
+    try:
+        texts = list(map(bytes.decode, array.ravel().tolist()))
+    except UnicodeDecodeError:
+        return array
+    return np.fromiter(texts, object, array.size).reshape(array.shape)
 
 
 def _shown(array: Array) -> str:

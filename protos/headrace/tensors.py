@@ -7,12 +7,16 @@ read-only view of the bytes. BYTES tensors are the matter of `elements`.
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from .datatypes import Datatype
 from .elements import Buffer, TensorError, decode_elements, encode_elements
+
+# Up to this size a copy costs less than a view.
+_COPIED_BYTES_MAX: Final = 1024
 
 
 def encode(array: npt.NDArray[np.generic], datatype: Datatype) -> Buffer:
@@ -23,13 +27,16 @@ def encode(array: npt.NDArray[np.generic], datatype: Datatype) -> Buffer:
         datatype: How the elements are to lie.
 
     Returns:
-        A view of the array's own memory where that already lies right, else fresh bytes.
+        A view of the array's own memory where that already lies right and is large, else fresh
+        bytes.
 
     Raises:
         TensorError: An element cannot be written as *datatype*.
     """
     if datatype.wire is None:
         return encode_elements(array.ravel().tolist())
+    if array.dtype == datatype.wire and array.nbytes <= _COPIED_BYTES_MAX:
+        return array.tobytes()
     if datatype.name == "BF16":
         array = float32_to_bf16(np.ascontiguousarray(array, np.float32))
     # ascontiguousarray makes a scalar one-dimensional, which leaves its bytes as they are.
@@ -56,11 +63,11 @@ def decode(raw: Buffer, datatype: Datatype, shape: Sequence[int]) -> npt.NDArray
             f"expected {count * datatype.itemsize} bytes for {datatype.name} of shape "
             f"{list(shape)}, got {len(raw)}"
         )
-    flat = np.frombuffer(raw, datatype.wire)
+    view: npt.NDArray[np.generic] = np.ndarray(shape, datatype.wire, raw)
     if datatype.name == "BF16":
-        return bf16_to_float32(flat).reshape(shape)
-    view = flat.reshape(shape)
-    view.flags.writeable = False
+        return bf16_to_float32(view)
+    if not isinstance(raw, bytes):
+        view.flags.writeable = False
     return view
 
 

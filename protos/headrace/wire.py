@@ -66,7 +66,7 @@ def split(payload: bytes, *, id_tag: int, raw_tag: int) -> Fields:
     return Fields(b"".join(pieces), id_field, id_start, raws, raws_begin)
 
 
-def read_varint(payload: bytes, at: int) -> tuple[int, int]:
+def read_varint(payload: bytes | memoryview, at: int) -> tuple[int, int]:
     """The number at *at*, and where the next thing begins.
 
     Raises:

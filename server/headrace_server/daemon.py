@@ -33,6 +33,7 @@ from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 from .transport.security import Security
+from .transport.typed.directory import TypedDirectory
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
@@ -182,6 +183,7 @@ class Daemon:
             tried=Tried(os.path.join(settings.cache_dir, "tried")),
             drain_s=settings.drain_s,
             is_strict=settings.strict_readiness,
+            writes_tags=settings.typed_tags,
         )
         metrics = Metrics(self._repository, pool, gpus)
         self._service = Service(
@@ -204,11 +206,15 @@ class Daemon:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings.server, self._closers, self._control
         service = self._service
+        typed = TypedDirectory(service, settings.message_bytes_max)
+        # Before the transports' own watch, which shows what this one found.
+        self._repository.watch(typed.refresh)
 
         async def make_grpcio() -> GrpcioTransport:
             return GrpcioTransport(
                 service,
                 message_bytes_max=settings.message_bytes_max,
+                typed=typed,
                 guard=security.guard,
                 is_logging=settings.request_log,
             )
@@ -227,6 +233,7 @@ class Daemon:
                     _address(settings.host, settings.port),
                     fallback=f"\0{name}",
                     message_bytes_max=settings.message_bytes_max,
+                    typed=typed,
                     guard=security.guard,
                     is_logging=settings.request_log,
                 ),

@@ -10,6 +10,7 @@
       RequestEndsWorkers           INTERNAL             alone in its batch, it ended two workers
       RegistryUnavailable          UNAVAILABLE          the registry does not answer; retry
       LoadFailed                   FAILED_PRECONDITION  a model cannot be loaded, and why
+      SignatureChanged             FAILED_PRECONDITION  not the one that the caller was made for
       ResourceExhausted            RESOURCE_EXHAUSTED   queue, message or arena is full
       DeadlinePassed               DEADLINE_EXCEEDED
         DeadlineInfeasible         DEADLINE_EXCEEDED    it cannot be met, by the learned times
@@ -126,6 +127,13 @@ class LoadFailed(HeadraceError):
 
     code = "FAILED_PRECONDITION"
     reason = "load"
+
+
+class SignatureChanged(HeadraceError):
+    """The model's signature asks for more, or other things, than the caller was made for."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "signature"
 
 
 class ResourceExhausted(HeadraceError):

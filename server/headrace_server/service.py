@@ -14,8 +14,9 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.parameters import Given as GivenParameter
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
+from headrace.typed import SIGNATURE_KEY, SIGNATURE_PARAMETER, drift
 
-from .errors import InvalidRequest, ResourceExhausted
+from .errors import InvalidRequest, ResourceExhausted, SignatureChanged
 from .instrument import Instrument
 from .ragged import bucket_of
 from .repository.model import ModelVersion
@@ -33,6 +34,7 @@ TENSORS_MAX = 2**16 - 1
 # Parameters that every request may have, the protocol's own; a model whose signature has one of
 # that name gets it instead.
 _PROTOCOL_PARAMETERS = ("priority", "timeout")
+_OWN_PARAMETERS = (*_PROTOCOL_PARAMETERS, SIGNATURE_PARAMETER)
 # tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
 TOLERATED = frozenset(
     {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
@@ -118,6 +120,8 @@ class Service:
         for tensor in ask.inputs:
             _check_shape(tensor)
         own, given = _told_apart(model.signature, ask.parameters)
+        if SIGNATURE_PARAMETER in own:
+            check_signature(model, own[SIGNATURE_PARAMETER])
         try:
             order, rows, exact = _fit(model.signature, ask.inputs)
             parameters = _parameters(model.signature, given)
@@ -175,6 +179,29 @@ class Service:
                 request.reply.fail(request, error)
             return
         target.submit(requests)
+
+
+def check_signature(model: ModelVersion, sent: object) -> None:
+    """Whether a caller that was made for the signature of fingerprint *sent* still fits *model*.
+
+    Raises:
+        InvalidRequest: *sent* is no fingerprint.
+        SignatureChanged: It does not fit; the message names what has changed.
+    """
+    # A stub may have been made of what the registry says, or of what the model was seen to do.
+    known = [each for each in (model.signature, model.declared) if each is not None]
+    try:
+        drifts = (
+            [drift(sent, each, model.fields) for each in known] if isinstance(sent, str) else []
+        )
+    except ValueError as error:
+        raise InvalidRequest(f"{SIGNATURE_KEY}: {error}") from None
+    if not any(each.is_compatible for each in drifts):
+        why = f": {drifts[0]}" if drifts else ""
+        raise SignatureChanged(
+            f"model {model.name!r} version {model.version} has another signature than the caller "
+            f"was made for{why}"
+        )
 
 
 class NoRows:
@@ -242,9 +269,7 @@ def _told_apart(
 ) -> tuple[dict[str, GivenParameter], dict[str, GivenParameter]]:
     """The parameters that are the protocol's own, and those that are for the model."""
     known = {spec.name for spec in signature.params} if signature else set()
-    own = {
-        name: given[name] for name in _PROTOCOL_PARAMETERS if name in given and name not in known
-    }
+    own = {name: given[name] for name in _OWN_PARAMETERS if name in given and name not in known}
     return own, {name: value for name, value in given.items() if name not in own}
 
 

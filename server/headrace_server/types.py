@@ -5,7 +5,7 @@ Outputs. What is the same for many requests stands once, in a Plan and a BatchKe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,8 @@ from headrace.signature import TensorSpec
 from .errors import HeadraceError
 
 Buffer = bytes | memoryview
+# Of a request, its outputs and the rows of them that are its own: the message of its answer.
+Encode = Callable[["Request", "Outputs", int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Request:
         priority: Its level, 1 the highest; the batcher puts it behind the last one where it has
             waited too long.
         timing: When it passed its steps; None where the caller did not ask.
+        encode: How the transport writes its answer; None for the tensor protocol's way.
         taken_rows: How many of its rows batches have taken; the batcher's own.
         is_cancelled: Whether the caller has left; its rows are dropped.
         answers: What the batches of a split request have brought back; the scheduler's own.
@@ -108,6 +111,7 @@ class Request:
         "arrived_at",
         "call",
         "deadline_at",
+        "encode",
         "id_field",
         "is_cancelled",
         "key",
@@ -145,6 +149,7 @@ class Request:
         self.deadline_at = deadline_at
         self.priority = priority
         self.timing: Timing | None = None
+        self.encode: Encode | None = None
         self.taken_rows = 0
         self.is_cancelled = False
         self.answers: list[PartAnswer] | None = None

@@ -95,7 +95,7 @@ def test_models_whose_column_names_are_numbers_take_frames_of_such_columns() -> 
 
 
 def test_an_array_that_already_lies_right_is_not_copied() -> None:
-    array = np.ones((2, 3), np.float32)
+    array = np.ones((200, 3), np.float32)
 
     (raw,) = MATRIX.fill(array).raws
 

@@ -1,5 +1,7 @@
 """Predictions and metadata as a caller sees them."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,59 @@ def test_json_outputs_are_read_on_demand() -> None:
     assert prediction.json("told") == [{"a": [1]}, None]
     with pytest.raises(ValueError, match="Expecting property name"):
         prediction.json("bad")
+
+
+def test_outputs_become_plain_values_for_json() -> None:
+    prediction = Prediction(
+        "m",
+        "1",
+        "",
+        {"score": np.ones((2, 2), np.float32), "label": np.array([b"a", b"b"], object)},
+    )
+
+    assert prediction.as_dict() == {"score": [[1.0, 1.0], [1.0, 1.0]], "label": ["a", "b"]}
+
+
+def test_outputs_become_columns_of_a_frame() -> None:
+    prediction = Prediction(
+        "m",
+        "1",
+        "",
+        {
+            "label": np.array([b"a", b"b"], object),
+            "raw": np.array([[b"\xff"], [b"b"]], object),
+            "score": np.array([[1.0, 2.0], [3.0, 4.0]]),
+            "box": np.zeros((2, 1, 3)),
+        },
+    )
+
+    frame = prediction.as_frame()
+
+    assert list(frame.columns) == ["label", "raw", "score_0", "score_1", "box"]
+    assert frame["label"].tolist() == ["a", "b"]
+    assert frame["raw"].tolist() == [b"\xff", b"b"]
+    assert frame["score_1"].tolist() == [2.0, 4.0]
+    assert [cell.shape for cell in frame["box"]] == [(1, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_tensor_is_the_answers_own_memory_where_it_lies_aligned(at: int) -> None:
+    pytest.importorskip("torch")
+    memory = np.zeros(16, np.uint8)
+    begin = -memory.__array_interface__["data"][0] % 4 + at
+    array = memory[begin : begin + 8].view(np.float32)
+    array[:] = [1, 2]
+    array.flags.writeable = False
+    prediction = Prediction("m", "1", "", {"y": array, "text": np.array([b"a"], object)})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = prediction.as_tensor("y")
+
+    assert tensor.tolist() == [1.0, 2.0]
+    assert (tensor.data_ptr() == array.__array_interface__["data"][0]) is (at == 0)
+    with pytest.raises(ValueError, match="expected an output of numbers, got BYTES"):
+        prediction.as_tensor("text")
 
 
 def test_metadata_with_a_datatype_of_another_world_is_an_invalid_response() -> None:

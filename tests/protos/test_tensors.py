@@ -94,8 +94,8 @@ def test_a_big_endian_array_is_turned_around() -> None:
     assert bytes(encode(array, FP32)) == struct.pack("<2f", 1.5, -2.0)
 
 
-def test_a_contiguous_array_is_not_copied() -> None:
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+def test_a_contiguous_array_of_some_size_is_not_copied() -> None:
+    array = np.arange(600, dtype=np.float32).reshape(200, 3)
 
     raw = encode(array, FP32)
     array[0, 0] = 9

@@ -282,9 +282,16 @@ class ModelMetadataResponse(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    FIELD_NUMBERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     platform: _builtins.str
     """The MLflow flavor, prefixed with "mlflow_"."""
+    signature: _builtins.str
+    """Not of the standard: the whole signature as JSON (headrace.signature), and the field numbers of
+    its typed service (headrace.typed), for who writes code from them. Empty where there is none.
+    """
+    field_numbers: _builtins.str
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -306,10 +313,12 @@ class ModelMetadataResponse(_message.Message):
         inputs: _abc.Iterable[Global___ModelMetadataResponse.TensorMetadata] | None = ...,
         outputs: _abc.Iterable[Global___ModelMetadataResponse.TensorMetadata] | None = ...,
         parameters: _abc.Mapping[_builtins.str, Global___InferParameter] | None = ...,
+        signature: _builtins.str = ...,
+        field_numbers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "platform", b"platform", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_numbers", b"field_numbers", "inputs", b"inputs", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "platform", b"platform", "signature", b"signature", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

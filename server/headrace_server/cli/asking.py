@@ -17,7 +17,8 @@ class Output(enum.Enum):
     JSON = "json"
 
 
-def _offer_models(context: typer.Context, incomplete: str) -> list[str]:
+def offer_models(context: typer.Context, incomplete: str) -> list[str]:
+    """Names that the shell offers."""
     from ..completion import model_names
 
     return model_names(context, incomplete)
@@ -40,7 +41,7 @@ def _offer_formats(incomplete: str) -> list[str]:
 )
 def predict(
     model: Annotated[
-        str, typer.Argument(help="The name it is served by.", autocompletion=_offer_models)
+        str, typer.Argument(help="The name it is served by.", autocompletion=offer_models)
     ],
     source: Annotated[
         str,
@@ -147,7 +148,7 @@ def models(
 def health(
     model: Annotated[
         str,
-        typer.Argument(help="A model; none for the daemon.", autocompletion=_offer_models),
+        typer.Argument(help="A model; none for the daemon.", autocompletion=offer_models),
     ] = "",
     server: Server = SERVER,
     token: Token = "",
@@ -182,7 +183,7 @@ def health(
 )
 def load(
     name: Annotated[
-        str, typer.Argument(help="The name to serve it by.", autocompletion=_offer_models)
+        str, typer.Argument(help="The name to serve it by.", autocompletion=offer_models)
     ],
     uri: Annotated[
         str,
@@ -221,7 +222,7 @@ def load(
 )
 def unload(
     name: Annotated[
-        str, typer.Argument(help="The name it is served by.", autocompletion=_offer_models)
+        str, typer.Argument(help="The name it is served by.", autocompletion=offer_models)
     ],
     server: Server = SERVER,
     token: Token = "",

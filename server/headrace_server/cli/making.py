@@ -1,4 +1,4 @@
-"""Making: the commands that make something here: demo, token."""
+"""Making: the commands that make something here: stub, token, demo."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,84 @@ from typing import Annotated
 
 import typer
 
+from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
 from ..transport.tokens import Scope
 from .app import app, examples, require
+from .asking import offer_models
+from .serving import SERVER_PACKAGES
+
+
+@app.command(
+    short_help="Write a typed client of a model.",
+    epilog=examples(
+        "headrace stub iris -o iris_client.py",
+        "headrace stub iris --proto -o iris.proto",
+        "headrace stub iris --tracking-uri http://127.0.0.1:5000 -o iris_client.py",
+        "headrace stub models:/iris@champion -o iris_client.py",
+    ),
+)
+def stub(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The name it is served by; or [NAME=]URI, which asks the registry.",
+            autocompletion=offer_models,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            help="The file to write. Default: standard output.",
+        ),
+    ] = "",
+    version: Annotated[
+        str, typer.Option(help="A number or @alias; none for the one it is served by.")
+    ] = "",
+    server: Server = SERVER,
+    token: Token = "",
+    tls: UseTls = False,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            show_default=False,
+            help="Ask this registry, with no daemon running. Without it a URI is looked up in "
+            "$MLFLOW_TRACKING_URI, else mlflow.db here.",
+        ),
+    ] = "",
+    *,
+    proto: Annotated[
+        bool, typer.Option("--proto", help="Write the .proto file, for other languages.")
+    ] = False,
+) -> None:
+    """Write a typed client of a model: a Python module that needs `pip install headrace` alone.
+
+    Its signature comes from a running daemon, or from the registry. Equal signatures give equal
+    files.
+    """
+    from ..stubs.known import is_uri
+    from ..stubs.stub import stub as write_stub
+
+    if tracking_uri or is_uri(model):
+        require("server", *SERVER_PACKAGES)
+    write_stub(
+        model,
+        version=version,
+        output=output,
+        is_proto=proto,
+        tracking_uri=tracking_uri,
+        connection=Connection(
+            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        ),
+    )
 
 
 @app.command(

@@ -6,7 +6,7 @@ import typer
 
 from .app import app, examples, require
 
-_SERVER_PACKAGES = ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
+SERVER_PACKAGES = ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
 
 # What `serve` and `config` take. A flag that was not given says nothing: the settings file or the
 # environment may, and settings.py holds the defaults.
@@ -86,7 +86,7 @@ def serve(
     sets: _Sets = None,
 ) -> None:
     """Load models and serve them until SIGTERM or Ctrl-C."""
-    require("server", *_SERVER_PACKAGES)
+    require("server", *SERVER_PACKAGES)
     from .. import daemon
     from ..settings import read_settings
 
@@ -131,7 +131,7 @@ def show_config(
 
     What is printed is a headrace.toml itself.
     """
-    require("server", *_SERVER_PACKAGES)
+    require("server", *SERVER_PACKAGES)
     from .. import config as shown
     from ..settings import read_settings
 

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.typed import FieldNumbers
+
 from ..childlog import log, log_uncaught
 from ..errors import (
     HeadraceError,
@@ -124,6 +126,16 @@ def _result(
             return {"uris": registry.list_models()}
         case "fetch":
             return registry.fetch(question["source"], progress).to_json()
+        case "signature":
+            signature = registry.signature(question["source"])
+            return {"signature": None if signature is None else signature.to_json()}
+        case "number_fields":
+            numbered = registry.number_fields(
+                question["name"],
+                FieldNumbers.from_text(question["wanted"]),
+                writes=question["writes"],
+            )
+            return {"numbers": numbered.numbers.to_text(), "trouble": numbered.trouble}
         case "environment":
             return asdict(
                 registry.environment(

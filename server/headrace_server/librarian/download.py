@@ -44,6 +44,14 @@ def download(location: str, into: Path, tracking_uri: str, progress: Progress) -
     return Path(path)
 
 
+def download_file(location: str, into: Path, tracking_uri: str) -> Path:
+    """Copy the file *location* below *into*; where it lies now."""
+    path = mlflow.artifacts.download_artifacts(
+        artifact_uri=location, dst_path=os.fspath(into), tracking_uri=tracking_uri
+    )
+    return Path(path)
+
+
 def listing(location: str, tracking_uri: str) -> list[Any]:
     """MLflow's FileInfo of what lies directly in *location*."""
     found: list[Any] = mlflow.artifacts.list_artifacts(

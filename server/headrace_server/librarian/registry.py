@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from headrace.signature import Signature
+from headrace.typed import FieldNumbers
 
 from ..errors import (
     HeadraceError,
@@ -30,9 +31,11 @@ from ..errors import (
     RegistryUnavailable,
 )
 from .cache import Cache, digest_of
-from .download import Progress, download, listing
+from .download import Progress, download, download_file, listing
 from .environment import Environment, Environments, Say
 from .example import write_example
+from .fields import TAG as FIELDS_TAG
+from .fields import numbers_in, tags_of
 from .mlmodel import Description, describe, load
 from .places import is_allowed, links_out
 from .reference import (
@@ -72,6 +75,7 @@ class Resolved:
         source: A URI that no longer moves.
         followed: The alias, or "latest", that chose the version; else empty.
         tags: Those of the registered version that begin with "headrace.".
+        registered: The registered model that it is a version of; empty for none.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Resolved:
     source: str
     followed: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    registered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,19 @@ class Fetched:
         """A JSON-ready dict."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**plain, "signature": None if self.signature is None else self.signature.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """The field numbers of a model's typed service.
+
+    Attributes:
+        numbers: All that were ever given.
+        trouble: Why they could not be written back; empty where they were, or need not be.
+    """
+
+    numbers: FieldNumbers
+    trouble: str
 
 
 def _silent(done: int, total: int | None) -> None:
@@ -204,6 +222,49 @@ class Registry:
             is_data=is_data(description, files),
         )
 
+    def signature(self, source: str) -> Signature | None:
+        """The signature of a *source* that `resolve` gave, for which its MLmodel file is enough.
+
+        Raises:
+            ModelNotFound: It is gone.
+            LoadFailed: It is no model, or one that cannot be read.
+            RegistryUnavailable: The registry does not answer, or the model is still being logged.
+        """
+        directory = local_path(source)
+        if directory is not None:
+            return describe(load(Path(directory), source), source).signature
+        with self._cache.staging() as stage:
+            with self._asking(f"MLmodel file of {source}"):
+                file = download_file(f"{self._location(source)}/MLmodel", stage, self._tracking_uri)
+            return describe(load(file.parent, source), source).signature
+
+    def number_fields(self, name: str, wanted: FieldNumbers, *, writes: bool) -> Numbered:
+        """The field numbers of the typed service of the registered model *name*.
+
+        Those that its tags hold stay; what is *wanted* beside them gets the next ones, which are
+        written back if *writes*.
+
+        Raises:
+            RegistryUnavailable, ModelNotFound: Its tags cannot be read.
+            LoadFailed: They hold something else.
+        """
+        tags = self._registered(name).tags
+        try:
+            known = numbers_in(tags)
+            merged = FieldNumbers.from_text(known.merged(wanted).to_text())
+        except ValueError as error:
+            raise LoadFailed(f"the tags {FIELDS_TAG} of model {name!r}: {error}") from error
+        trouble = ""
+        if writes and merged != known:
+            try:
+                with self._asking(f"registered model {name!r}"):
+                    for key, text in tags_of(merged).items():
+                        if tags.get(key) != text:
+                            self._client().set_registered_model_tag(name, key, text)
+            except HeadraceError as error:
+                trouble = error.message
+        return Numbered(merged, trouble)
+
     def environment(self, model: Path, say: Say, *, installer: str, s_max: float) -> Environment:
         """An environment for the model in the directory *model*; see `Environments.of`.
 
@@ -252,7 +313,7 @@ class Registry:
             # Registered from a run's artifacts, a bare path or another registered model.
             with self._asking(f"version {number} of model {name!r}"):
                 source = str(self._client().get_model_version_download_uri(name, number))
-        return Resolved(name, number, source, followed, _our_tags(version.tags))
+        return Resolved(name, number, source, followed, _our_tags(version.tags), name)
 
     def _logged(self, wanted: LoggedModel) -> Resolved:
         with self._asking(f"logged model {wanted.model_id!r}"):

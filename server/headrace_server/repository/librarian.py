@@ -15,6 +15,8 @@ from typing import Any
 import structlog
 
 from headrace.signature import Signature
+from headrace.typed import FieldNumbers
+from headrace.typed.numbers import TEXT_CHARS_MAX
 
 from ..completions import Completions
 from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, RegistryUnavailable
@@ -47,6 +49,7 @@ class Resolved:
         source: A URI that no longer moves.
         followed: The alias, or "latest", that chose the version; else empty.
         tags: Those of the registered version that begin with "headrace.".
+        registered: The registered model that it is a version of; empty for none.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Resolved:
     source: str
     followed: str
     tags: dict[str, str] = field(default_factory=dict)
+    registered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,36 @@ class Librarian:
             mismatches=answer["mismatches"],
             is_data=answer["is_data"],
         )
+
+    def signature(self, source: str) -> Signature | None:
+        """The signature of a pinned *source*, without bringing it into the cache.
+
+        Raises:
+            ModelNotFound, LoadFailed, RegistryUnavailable: It cannot be read.
+        """
+        signature = self._ask("signature", source=source)["signature"]
+        return None if signature is None else Signature.from_json(signature)
+
+    def number_fields(
+        self, name: str, wanted: FieldNumbers, *, writes: bool
+    ) -> tuple[FieldNumbers, str]:
+        """The field numbers of the registered model *name*, those of *wanted* among them.
+
+        Returns:
+            All that were ever given, and why the new ones could not be written back; empty where
+            they were, or need not be.
+
+        Raises:
+            LoadFailed, ModelNotFound, RegistryUnavailable: They cannot be read.
+        """
+        text = wanted.to_text()
+        if len(text) > TEXT_CHARS_MAX:
+            raise LoadFailed(
+                f"the fields of model {name!r} are too many to be kept: they take {len(text)} of "
+                f"{TEXT_CHARS_MAX} characters"
+            )
+        answer = self._ask("number_fields", name=name, wanted=text, writes=writes)
+        return FieldNumbers.from_text(answer["numbers"]), answer["trouble"]
 
     def environment(
         self, path: str, progress: Progress | None = None, *, installer: str, s_max: float

@@ -64,6 +64,7 @@ class Loader:
         bookings: Bookings,
         tried: Tried,
         on_change: Callable[[], None],
+        on_signed: Callable[[ModelVersion], None],
     ) -> None:
         """Load into the workers of *pool*.
 
@@ -74,6 +75,7 @@ class Loader:
             bookings: Whether there is room on GPUs.
             tried: Remembers which models have been loaded without harm.
             on_change: Told whenever a model's readiness may have changed, on any thread.
+            on_signed: Told when a model's signature is known, before the model is ready.
         """
         self.schedulers: tuple[Scheduler[Slot], ...] = ()
         self._pool = pool
@@ -84,6 +86,7 @@ class Loader:
         self._needs: dict[str, int] = {}
         self._tried = tried
         self._on_change = on_change
+        self._on_signed = on_signed
         self._lock = threading.Lock()
 
     def start(self, model: ModelVersion, fetched: Fetched, command: Sequence[str] = ()) -> None:
@@ -161,6 +164,7 @@ class Loader:
         model.warm_s = found["warm_s"]
         model.memory_bytes = found["memory_bytes"]
         self._settle(model, fetched, booking)
+        self._on_signed(model)
         self._attach(model, started, splits=found["splits"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:

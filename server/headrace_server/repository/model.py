@@ -5,6 +5,7 @@ import threading
 from dataclasses import dataclass, field
 
 from headrace.signature import Signature
+from headrace.typed import FieldNumbers
 
 from ..errors import Draining, HeadraceError, ModelLoading, ModelUnavailable
 from ..instances.bookings import Booking
@@ -54,6 +55,9 @@ class ModelVersion:
         flavor: MLflow's flavor key.
         device: Where it computes.
         signature: Effective inputs and outputs; None for a model that accepts what comes.
+        declared: The signature that it was logged with, or None.
+        registered: The registered model that it is a version of; empty for none.
+        fields: The field numbers of its typed service, those of earlier versions among them.
         is_batchable: Whether its requests share batches.
         note: What the probe at load found worth telling.
         warm_s: How long running every allowed size took at load (seconds).
@@ -72,6 +76,9 @@ class ModelVersion:
     flavor: str = ""
     device: str = ""
     signature: Signature | None = None
+    declared: Signature | None = None
+    registered: str = ""
+    fields: FieldNumbers = field(default_factory=FieldNumbers)
     is_batchable: bool = True
     note: str = ""
     warm_s: float = 0.0

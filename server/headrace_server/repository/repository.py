@@ -15,6 +15,8 @@ from typing import Any
 
 import structlog
 
+from headrace.typed import FieldNumbers, describe
+
 from ..completions import Completions
 from ..errors import (
     SERVER_ENDS,
@@ -77,6 +79,7 @@ class Repository:
         bookings: Bookings | None = None,
         drain_s: float = 30.0,
         is_strict: bool = False,
+        writes_tags: bool = False,
     ) -> None:
         """Hold no models yet.
 
@@ -90,6 +93,7 @@ class Repository:
             bookings: Whether there is room on GPUs; None where none are known.
             drain_s: How long accepted requests of a version that goes may take (seconds).
             is_strict: Whether readiness demands every start-up model.
+            writes_tags: Whether field numbers of typed services are kept in the registry.
         """
         self.generation = 0
         self._librarian = librarian
@@ -99,6 +103,9 @@ class Repository:
         self._demanded: frozenset[str] = frozenset()
         # Digests of models whose requirements were told not to be met.
         self._warned: set[str] = set()
+        self._writes_tags = writes_tags
+        # The field numbers of each name's typed service, as last seen.
+        self._fields: dict[str, FieldNumbers] = {}
         self._loader = Loader(
             pool,
             completions,
@@ -106,6 +113,7 @@ class Repository:
             tried=tried,
             bookings=bookings or Bookings(),
             on_change=self._changed,
+            on_signed=self._number_fields,
         )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
@@ -324,6 +332,7 @@ class Repository:
         try:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
+            model.declared = fetched.signature
             self._loader.start(model, fetched, self._command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
@@ -350,6 +359,30 @@ class Repository:
             self._awaited.discard(model)
         self._changed()
         return failure
+
+    def _number_fields(self, model: ModelVersion) -> None:
+        """Give the fields of *model*'s typed service their numbers, as earlier versions had them.
+
+        Whatever goes wrong, the model is served: by the numbers that this daemon knows.
+        """
+        if model.signature is None:
+            return
+        known = self._fields.get(model.name, FieldNumbers())
+        trouble = ""
+        try:
+            wanted = describe(model.name, model.signature, known).numbers
+            if model.registered:
+                wanted, trouble = self._librarian.number_fields(
+                    model.registered, wanted, writes=self._writes_tags
+                )
+            model.fields = self._fields[model.name] = wanted
+        except (HeadraceError, ValueError) as error:
+            model.fields = known
+            trouble = error.message if isinstance(error, HeadraceError) else str(error)
+        if trouble:
+            _log.warning(
+                "fields_not_numbered", model=model.name, version=model.version, why=trouble
+            )
 
     def _command(self, model: ModelVersion, fetched: Fetched) -> list[str]:
         """What runs the workers of *model*; empty for our own Python.
@@ -434,6 +467,7 @@ class Repository:
             wanted.uri,
             wanted.resolved.followed,
             self._settings_of(wanted.name, wanted.resolved.tags),
+            registered=wanted.resolved.registered,
         )
 
     def _enter(self, *versions: ModelVersion) -> None:

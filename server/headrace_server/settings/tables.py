@@ -287,6 +287,7 @@ class ServerSettings(Table):
             end.
         drain_s: Seconds that accepted requests may take then, at most.
         strict_readiness: Whether the server is ready only if every start-up model is.
+        typed_tags: Whether field numbers of typed services are kept as tags of registered models.
         instances_max: The most instances that a model version's tag may ask for.
         log_format: How the log is written; auto is console on a terminal, else JSON.
         log_level: The least level that is logged.
@@ -316,6 +317,7 @@ class ServerSettings(Table):
     drain_delay_s: _Seconds = 0.0
     drain_s: _Seconds = 30.0
     strict_readiness: bool = False
+    typed_tags: bool = True
     instances_max: Annotated[int, Field(ge=1, le=64)] = 8
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

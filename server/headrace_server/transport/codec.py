@@ -142,7 +142,7 @@ class Decoder:
                     nbytes = sum(map(len, tensors))
                     reply = plan.shaping.reply(reply)
                 if plan.checked:
-                    _check_values(plan, tensors)
+                    check_values(plan, tensors)
                 if plan.timeout_s != math.inf:
                     deadline_at = min(deadline_at, now + plan.timeout_s)
                 id_field = payload[at:begin]
@@ -187,13 +187,13 @@ class Decoder:
             elif len(fields.shared) <= _HEADER_BYTES_MAX:
                 self._make_room(len(fields.shared))
                 self._plans[fields.shared] = plan
-        _check_bytes(plan, given)
+        check_bytes(plan, given)
         tensors = [given[index] for index in plan.order if index >= 0]
         if plan.shaping is not None:
             tensors = plan.shaping.fill(tensors)
             reply = plan.shaping.reply(reply)
         if plan.checked:
-            _check_values(plan, tensors)
+            check_values(plan, tensors)
         self._learn(payload, fields, plan, at, begin)
         return plan, Request(
             plan.key,
@@ -372,7 +372,7 @@ def _check_id(id_bytes: bytes) -> None:
         ) from None
 
 
-def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
+def check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
     """Whether each tensor has as many bytes, or BYTES elements, as its shape needs."""
     if len(given) != len(plan.byte_counts):
         raise InvalidRequest(
@@ -396,7 +396,7 @@ def _check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
             check_column(column, data, offsets)
 
 
-def _check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
+def check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
     """Whether BOOL is 0 or 1, and integers that become FP64 stay within 2**53."""
     for index in plan.checked:
         layout = plan.key.inputs[index]

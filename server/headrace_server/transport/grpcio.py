@@ -28,13 +28,14 @@ from ..types import Outputs, Request
 from .codec import Encoder
 from .guard import Guard
 from .health import Health
-from .intake import Intake
+from .intake import Decode, Intake
 from .metadata import metadata_of
 from .reflection import INFERENCE, reflection_servicer
 from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .status import status_of
 from .timings import trailing
+from .typed.directory import TypedDirectory, method_of
 
 # At the end: for how long no call must have come before the connections go, and how long that is
 # waited for (seconds).
@@ -76,10 +77,15 @@ class GrpcioTransport:
         service: Service,
         *,
         message_bytes_max: int,
+        typed: TypedDirectory,
         guard: Guard | None = None,
         is_logging: bool = False,
     ) -> None:
-        """Serve *service*; *guard* decides which calls may pass, None for all."""
+        """Serve *service*; *guard* decides which calls may pass, None for all.
+
+        *typed* are the models' own services.
+        """
+        self._typed = typed
         self._service = service
         self._log = RequestLog(self) if is_logging else None
         self._intake = Intake(service, self._log or self, message_bytes_max=message_bytes_max)
@@ -101,11 +107,11 @@ class GrpcioTransport:
             **_handlers(InferenceServicer(service)),
         }
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(INFERENCE, handlers),)
+            (grpc.method_handlers_generic_handler(INFERENCE, handlers), _TypedHandlers(self))
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection_servicer(), self._server
+            reflection_servicer(typed), self._server
         )
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -151,13 +157,17 @@ class GrpcioTransport:
         service = self._service
         for name in ("", INFERENCE):
             self._health.set(name, is_serving=service.is_ready)
+        typed = {model: name for name, model in self._typed.services.items()}
         for model in service.repository.served:
             is_serving = model.is_ready and not service.is_leaving
             self._health.set(model.name, is_serving=is_serving)
+            if model.name in typed:
+                self._health.set(typed[model.name], is_serving=is_serving)
 
     def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
         """See `types.Reply`."""
-        payload = self._encoder.encode(request, outputs, start, stop)
+        encode = request.encode or self._encoder.encode
+        payload = encode(request, outputs, start, stop)
         if request.timing is not None:
             request.timing.trip = outputs.trip
         self._resolve(request, payload)
@@ -183,7 +193,23 @@ class GrpcioTransport:
             if not future.done():
                 future.set_result(result)
 
-    async def _infer(self, payload: bytes, context: Context) -> bytes:
+    def typed_handler(self, path: str) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """What handles the typed method at *path*; None where there is none."""
+        method = method_of(path, self._typed.services)
+        if method is None:
+            return None
+        model, is_row = method
+
+        async def predict(payload: bytes, context: Context) -> bytes:
+            metadata = context.invocation_metadata() or ()
+            decode = self._typed.reader(model, metadata, is_row=is_row)
+            return await self._infer(payload, context, decode, model)
+
+        return grpc.unary_unary_rpc_method_handler(predict)
+
+    async def _infer(
+        self, payload: bytes, context: Context, decode: Decode | None = None, model: str = ""
+    ) -> bytes:
         intake, log = self._intake, self._log
         if not self._is_gathering:
             self._is_gathering = True
@@ -196,12 +222,12 @@ class GrpcioTransport:
         is_timed = ASKED in (context.invocation_metadata() or ())
         try:
             target, request = intake.take(
-                payload, future, context.time_remaining(), is_timed=is_timed
+                payload, future, context.time_remaining(), is_timed=is_timed, decode=decode
             )
         except HeadraceError as error:
             result: bytes | HeadraceError = error
             if log is not None:
-                log.refuse(future, payload, error)
+                log.refuse(future, payload, error, model)
         else:
             try:
                 result = await future
@@ -221,6 +247,19 @@ class GrpcioTransport:
     def _submit(self) -> None:
         self._is_gathering = False
         self._intake.submit()
+
+
+class _TypedHandlers(grpc.GenericRpcHandler):
+    """The models' own services, as they are at the time of a call."""
+
+    def __init__(self, transport: GrpcioTransport) -> None:
+        self._transport = transport
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """See `grpc.GenericRpcHandler`."""
+        return self._transport.typed_handler(handler_call_details.method)
 
 
 class InferenceServicer:

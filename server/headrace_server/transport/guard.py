@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
+from headrace.typed import PACKAGE
+
 from ..errors import HeadraceError, PermissionDenied, Unauthenticated
 from .tokens import TOKEN_CHARS_MAX, TOKEN_CHARS_MIN, Scope, Token, digest_of, listed
 
@@ -18,10 +20,13 @@ _HEADER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 _INFERENCE: Final = "/inference.GRPCInferenceService/"
 
+_TYPED: Final = f"/{PACKAGE}."
+
 _ANY: Final = frozenset(Scope)
 _INFER: Final = frozenset({Scope.INFERENCE, Scope.ADMIN})
 _MANAGE: Final = frozenset({Scope.REPOSITORY, Scope.ADMIN})
 
+# Those of typed services are scoped as ModelInfer is.
 # Method -> the scopes of which a token needs one. What does not stand here is not served where
 # tokens are demanded; a test holds the table against the services.
 SCOPES_OF: Final[Mapping[str, frozenset[Scope]]] = {
@@ -94,6 +99,9 @@ class Guard:
             MethodUnknown: The token is right, but there is no such method.
         """
         state = self._state
+        what = method.rpartition("/")[2]
+        if method.startswith(_TYPED):
+            method = f"{_INFERENCE}ModelInfer"
         passed = state.passed.get(method)
         # A dict's lookup compares texts only where their keyed 64 bit hashes are equal, so its time
         # tells nothing about the headers in it.
@@ -106,7 +114,7 @@ class Guard:
         if not token.scopes & needed:
             raise PermissionDenied(
                 f"token {token.name!r} is for {listed(token.scopes)}: "
-                f"{method.rpartition('/')[2]} needs one for {listed(needed, 'or')}"
+                f"{what} needs one for {listed(needed, 'or')}"
             )
         if len(passed) >= _PASSED_MAX:
             passed.clear()

@@ -4,14 +4,18 @@ Both listeners refuse the same message with the same words because this is where
 """
 
 import time
+from collections.abc import Callable
 
 from ..errors import SERVER_ENDS, Draining, HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..service import Service
-from ..types import Reply, Request, Target, Timing
+from ..types import Plan, Reply, Request, Target, Timing
 from .codec import Decoder
 
 _INFINITY = float("inf")
+
+# Of a message, where its answer goes, what the call is known by, now, and the deadline.
+Decode = Callable[[bytes, Reply, object, float, float], tuple[Plan, Request]]
 
 
 class Intake:
@@ -45,7 +49,13 @@ class Intake:
         self._decoder.begin_burst()
 
     def take(
-        self, payload: bytes, call: object, left_s: float | None, *, is_timed: bool = False
+        self,
+        payload: bytes,
+        call: object,
+        left_s: float | None,
+        *,
+        is_timed: bool = False,
+        decode: Decode | None = None,
     ) -> tuple[Target, Request]:
         """Make *payload* part of the burst; where it goes, for a caller that may leave.
 
@@ -54,6 +64,7 @@ class Intake:
             call: What the transport knows the call by.
             left_s: Seconds until the caller stops waiting; None for never.
             is_timed: Whether the caller asked when the request passed its steps.
+            decode: What reads the message; None where it is a ModelInferRequest.
 
         Raises:
             HeadraceError: It is refused. Counted already.
@@ -65,7 +76,8 @@ class Intake:
         now = self._now
         try:
             deadline_at = _INFINITY if left_s is None else now + left_s
-            plan, request = self._decoder.decode(payload, self._reply, call, now, deadline_at)
+            read = self._decoder.decode if decode is None else decode
+            plan, request = read(payload, self._reply, call, now, deadline_at)
         except HeadraceError as error:
             self._service.on_failure(error.reason)
             raise

@@ -28,6 +28,8 @@ def metadata_of(model: ModelVersion) -> ModelMetadataResponse:
             _describe(response.outputs.add(), spec)
         for param in model.signature.params:
             _set_default(response.parameters[param.name], param)
+        response.signature = json.dumps(model.signature.to_json(), separators=(",", ":"))
+        response.field_numbers = model.fields.to_text()
     return response
 
 

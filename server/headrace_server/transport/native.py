@@ -1,8 +1,8 @@
-"""Native: ModelInfer through pygrpc-native, whose HTTP/2 work runs outside the GIL.
+"""Native: what runs models, through pygrpc-native, whose HTTP/2 work runs outside the GIL.
 
 Calls arrive in bursts on the receiver thread, are decoded, grouped by model and submitted; answers
-go out from whatever thread has them. Everything but ModelInfer is passed on to the grpcio server
-on a Unix socket behind it.
+go out from whatever thread has them. Everything else is passed on to the grpcio server on a Unix
+socket behind it.
 """
 
 import threading
@@ -22,6 +22,7 @@ from .intake import Intake
 from .requestlog import RequestLog
 from .status import number_of
 from .timings import trailing
+from .typed.directory import METHODS, TypedDirectory
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -45,6 +46,7 @@ class NativeTransport:
         *,
         fallback: str,
         message_bytes_max: int,
+        typed: TypedDirectory,
         guard: Guard | None = None,
         is_logging: bool = False,
     ) -> None:
@@ -55,6 +57,7 @@ class NativeTransport:
             target: host:port.
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest message, either way.
+            typed: The models' own services.
             guard: Decides which calls may pass; None for all.
             is_logging: Whether every request gets a line in the log.
 
@@ -67,6 +70,9 @@ class NativeTransport:
         # Open calls, so that a caller that leaves can be found. Owned by no lock: single operations
         # on a dict are atomic, and whoever pops an entry ends the call.
         self._open: dict[int, tuple[Target, Request]] = {}
+        self._typed = typed
+        # Number of a typed method -> its model, and whether it is PredictRow.
+        self._typed_methods: dict[int, tuple[str, bool]] = {}
         self._guard = guard
         self._on_failure = service.on_failure
         self._front = NativeGrpcFront(
@@ -88,7 +94,14 @@ class NativeTransport:
         return self._front.bound_port
 
     def start(self) -> None:
-        """Begin to take calls."""
+        """Begin to take calls: ModelInfer, and those of the typed services that are known by now.
+
+        Methods can only be added before; the server behind takes those of models that come later.
+        """
+        for service, model in self._typed.services.items():
+            paths = [(f"/{service}/{method}", False) for method in METHODS]
+            for number, (path, _) in zip(self._front.add_methods(paths), paths, strict=True):
+                self._typed_methods[number] = (model, path.endswith("/PredictRow"))
         self._front.start()
         self._thread.start()
 
@@ -106,7 +119,8 @@ class NativeTransport:
 
     def answer(self, request: Request, outputs: Outputs, start: int, stop: int) -> None:
         """See `types.Reply`."""
-        payload = self._encoder.encode(request, outputs, start, stop)
+        encode = request.encode or self._encoder.encode
+        payload = encode(request, outputs, start, stop)
         call = request.call
         if self._open.pop(call, None) is None:  # type: ignore[call-overload]
             return
@@ -148,10 +162,11 @@ class NativeTransport:
 
     def _receive(self) -> None:
         front, intake, guard, log = self._front, self._intake, self._guard, self._log
+        typed_methods = self._typed_methods
         while (events := front.recv_batch_details(_BURST_MAX)) is not None:
             intake.begin()
             passed: Collection[object] = () if guard is None else guard.passed(INFER)
-            for kind, call, _method, payload, key, details in events:
+            for kind, call, method, payload, key, details in events:
                 if kind != EVENT_CALL:
                     self._cancel(call)
                     continue
@@ -163,13 +178,15 @@ class NativeTransport:
                         self._check(guard, key)
                     assert details is not None, "the front was made with call_details"
                     metadata, _, left_s = details
+                    typed = typed_methods.get(method)
+                    decode = typed and self._typed.reader(typed[0], metadata, is_row=typed[1])
                     self._open[call] = intake.take(
-                        payload, call, left_s, is_timed=ASKED in metadata
+                        payload, call, left_s, is_timed=ASKED in metadata, decode=decode
                     )
                 except HeadraceError as error:
                     front.fail(call, number_of(error), error.message)
                     if log is not None:
-                        log.refuse(call, payload, error)
+                        log.refuse(call, payload, error, *typed_methods.get(method, ())[:1])
             intake.submit()
 
     def _check(self, guard: Guard, key: object) -> None:

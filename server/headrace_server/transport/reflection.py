@@ -5,13 +5,20 @@ never sees package "inference", so other libraries that define it can live besid
 """
 
 from importlib.resources import files
+from typing import Any
 
+from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+
+from headrace.typed import PACKAGE
+
+from .typed.directory import TypedDirectory
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -23,14 +30,53 @@ def descriptor_pool() -> DescriptorPool:
     packed = files("headrace.oip").joinpath("inference.binpb").read_bytes()
     for file in FileDescriptorSet.FromString(packed).file:
         pool.Add(file)
-    for module in (health_pb2, reflection_pb2):
+    for module in (health_pb2, reflection_pb2, struct_pb2, timestamp_pb2):
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         pool.Add(file)
     return pool
 
 
-def reflection_servicer() -> ReflectionServicer:
+def reflection_servicer(typed: TypedDirectory) -> ReflectionServicer:
     """The servicer of grpc.reflection.v1alpha."""
-    names = (INFERENCE, HEALTH, REFLECTION)
-    return ReflectionServicer(names, pool=descriptor_pool())
+    return _LiveReflection(typed)
+
+
+class _LiveReflection(ReflectionServicer):  # type: ignore[misc]
+    """Knows the models' own services as they are when it is asked; its base freezes its list."""
+
+    def __init__(self, typed: TypedDirectory) -> None:
+        super().__init__((), pool=_LivePool(typed))
+        self._typed = typed
+
+    def _list_services(self, request: Any) -> Any:
+        typed = [f"{each.service.package}.{each.service.service}" for each in self._typed.bindings]
+        self._service_names = sorted((INFERENCE, HEALTH, REFLECTION, *typed))
+        return super()._list_services(request)
+
+
+class _LivePool:
+    """Finds descriptors in our pool, or in that of the model whose package they are in."""
+
+    def __init__(self, typed: TypedDirectory) -> None:
+        self._typed = typed
+        self._pool = descriptor_pool()
+
+    def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802 - protobuf's names.
+        return self._of(name.removesuffix(".proto").replace("/", ".")).FindFileByName(name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
+        return self._of(symbol).FindFileContainingSymbol(symbol)
+
+    def FindMessageTypeByName(self, full_name: str) -> Descriptor:  # noqa: N802
+        return self._of(full_name).FindMessageTypeByName(full_name)
+
+    def FindExtensionByNumber(self, message: Descriptor, number: int) -> FieldDescriptor:  # noqa: N802
+        return self._pool.FindExtensionByNumber(message, number)
+
+    def FindAllExtensions(self, message: Descriptor) -> list[FieldDescriptor]:  # noqa: N802
+        return self._of(message.full_name).FindAllExtensions(message)
+
+    def _of(self, name: str) -> DescriptorPool:
+        binding = self._typed.binding_of(name) if name.startswith(f"{PACKAGE}.") else None
+        return self._pool if binding is None else binding.pool

@@ -55,12 +55,16 @@ class RequestLog:
             "the caller left",
         )
 
-    def refuse(self, call: object, payload: bytes, error: HeadraceError) -> None:
-        """The call was answered with *error* before there was a request."""
+    def refuse(self, call: object, payload: bytes, error: HeadraceError, model: str = "") -> None:
+        """The call was answered with *error* before there was a request.
+
+        Of one to a typed service, *model* is whose it is.
+        """
         try:
-            stated = ModelInferRequest.FromString(payload)
+            stated = ModelInferRequest.FromString(b"" if model else payload)
         except Exception:  # noqa: BLE001 - protobuf's DecodeError has no stable import path.
             stated = ModelInferRequest()
+        stated.model_name = stated.model_name or model
         self._write(
             call, stated.id, stated.model_name, stated.model_version, 0, error.code, error.message
         )

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from headrace.oip import open_inference_pb2 as oip
 from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace_server.transport.grpcio import GrpcioTransport
+from headrace_server.transport.typed.directory import TypedDirectory
 
 
 class Broken:
@@ -39,7 +40,9 @@ async def index_of(service: Any) -> tuple[grpc.StatusCode, str | None]:
 
     Not the exception itself: it would hold the server, which must not outlive its loop.
     """
-    transport = GrpcioTransport(service, message_bytes_max=1024)
+    transport = GrpcioTransport(
+        service, message_bytes_max=1024, typed=TypedDirectory(service, 1024)
+    )
     port = transport.bind("127.0.0.1:0")
     try:
         await transport.start()

@@ -1,0 +1,120 @@
+"""Values: what is a message of protobuf's own in a typed service, as our tensors hold it, and back.
+
+Instants are int64 nanoseconds since 1970, and JSON is text.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+# numpy's NaT, and the Timestamp that stands for it: the first there is, 0001-01-01T00:00:00Z.
+NAT: Final = -(2**63)
+_NAT_SECONDS: Final = -62_135_596_800
+_NS: Final = 1_000_000_000
+# Beyond it a double is no longer one integer.
+_EXACT: Final = 2**53
+
+# A type in MLflow's own JSON.
+Schema = Mapping[str, Any]
+
+
+def read_instant(piece: bytes) -> int:
+    """Nanoseconds since 1970 of an encoded Timestamp.
+
+    Raises:
+        ValueError: It is none, or not within what 64 bits of nanoseconds hold.
+    """
+    moment = _parsed(Timestamp, piece)
+    if moment.seconds == _NAT_SECONDS and not moment.nanos:
+        return NAT
+    nanoseconds: int = moment.seconds * _NS + moment.nanos
+    if not NAT < nanoseconds < -NAT or not 0 <= moment.nanos < _NS:
+        raise ValueError("expected a Timestamp between 1678 and 2261")
+    return nanoseconds
+
+
+def write_instant(nanoseconds: int) -> bytes:
+    """The encoded Timestamp of *nanoseconds* since 1970."""
+    if nanoseconds == NAT:
+        return Timestamp(seconds=_NAT_SECONDS).SerializeToString()
+    seconds, nanos = divmod(nanoseconds, _NS)
+    return Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
+
+
+def read_json(piece: bytes, schema: Schema | None = None) -> bytes:
+    """The JSON text of an encoded Value, which *schema* describes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return json.dumps(plain(_parsed(Value, piece), schema)).encode()
+
+
+def write_json(text: bytes) -> bytes:
+    """The encoded Value of a JSON text; of other text, that text itself."""
+    value = Value()
+    try:
+        _fill(value, json.loads(text))
+    except ValueError:
+        value.string_value = text.decode(errors="replace")
+    return value.SerializeToString()
+
+
+def plain(value: Value, schema: Schema | None = None) -> Any:
+    """What JSON would hold; a number without a fraction is an integer.
+
+    protobuf keeps no order of names: they come as *schema* has them, then in alphabetical order.
+    """
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            fields = value.struct_value.fields
+            kinds = (schema or {}).get("properties", {})
+            every = (schema or {}).get("values")
+            names = [*(name for name in kinds if name in fields), *sorted(set(fields) - set(kinds))]
+            return {name: plain(fields[name], kinds.get(name, every)) for name in names}
+        case "list_value":
+            items = (schema or {}).get("items")
+            return [plain(item, items) for item in value.list_value.values]
+    return None
+
+
+def read_array(message: Any) -> bytes:
+    """The JSON text of a message of values, such as DoubleArray."""
+    return json.dumps(None if message.is_null else list(message.values)).encode()
+
+
+def _fill(value: Value, given: Any) -> None:
+    match given:
+        case None:
+            value.null_value = 0  # type: ignore[assignment]
+        case bool():
+            value.bool_value = given
+        case int() | float():
+            value.number_value = given
+        case str():
+            value.string_value = given
+        case list():
+            value.list_value.SetInParent()
+            for item in given:
+                _fill(value.list_value.values.add(), item)
+        case _:
+            value.struct_value.SetInParent()
+            for name, item in given.items():
+                _fill(value.struct_value.fields[name], item)
+
+
+def _parsed(kind: type[Any], piece: bytes) -> Any:
+    try:
+        return kind.FromString(piece)
+    except Exception as error:  # protobuf's DecodeError has no stable import path.
+        raise ValueError(f"expected a {kind.DESCRIPTOR.full_name}") from error
