@@ -66,9 +66,15 @@ class FreeList:
 
 
 class Arena:
-    """The daemon's side: the memory and who has which part of it. Guarded by its worker's lock."""
+    """The daemon's side: the memory and who has which part of it. Guarded by its worker's lock.
+
+    Attributes:
+        keeps_pages: Whether the pages of a region stay when it is handed back. A device that they
+            are locked for would go on with them when the kernel gives others in their place.
+    """
 
     def __init__(self, nbytes: int) -> None:
+        self.keeps_pages = False
         self.nbytes = aligned(nbytes, PAGE)
         self.fd = os.memfd_create("headrace-arena", os.MFD_CLOEXEC)
         try:
@@ -101,8 +107,9 @@ class Arena:
         return Region(offset, size)
 
     def give(self, region: Region) -> None:
-        """Hand *region* back; its pages return to the system."""
-        self._map.madvise(mmap.MADV_REMOVE, region.offset, region.nbytes)
+        """Hand *region* back; its pages return to the system, unless the arena keeps them."""
+        if not self.keeps_pages:
+            self._map.madvise(mmap.MADV_REMOVE, region.offset, region.nbytes)
         self._free.give(region.offset, region.nbytes)
 
     def close(self) -> None:

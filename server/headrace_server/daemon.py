@@ -170,6 +170,7 @@ class Daemon:
             completions,
             arena_bytes_max=settings.arena_bytes_max,
             cpu_workers_max=_cpu_workers(len(self._settings.served)),
+            threads=settings.threads,
         )
         closers.append(pool.close)
         self._repository = Repository(

@@ -191,7 +191,9 @@ def check_signature(model: ModelVersion, sent: object) -> None:
     # A stub may have been made of what the registry says, or of what the model was seen to do.
     known = [each for each in (model.signature, model.declared) if each is not None]
     try:
-        drifts = [drift(sent, each) for each in known] if isinstance(sent, str) else []
+        drifts = (
+            [drift(sent, each, model.fields) for each in known] if isinstance(sent, str) else []
+        )
     except ValueError as error:
         raise InvalidRequest(f"{SIGNATURE_KEY}: {error}") from None
     if not any(each.is_compatible for each in drifts):

@@ -1,7 +1,9 @@
 """Typed services of a real daemon: every kind of signature, over both transports."""
 
+import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf import json_format
+from mlflow import MlflowClient
 
 import models
 import puppet
@@ -407,6 +410,66 @@ def test_services_stand_beside_the_standards_own(caller: Caller) -> None:
     assert "inference.GRPCInferenceService" in names
     assert {service_name(name) for name in TYPED} <= names
     assert service_name("py_unsigned") not in names
+
+
+def test_numbers_outlive_versions_and_daemons_by_a_tag_of_the_registered_model(
+    tmp_path: Path,
+) -> None:
+    models.log("onnx_columns", tmp_path, "thing")
+    uri = models.tracking_uri(tmp_path)
+    numbers: list[dict[str, int]] = []
+    for version in (1, 2):
+        if version == 2:
+            models.log("onnx_named", tmp_path, "thing")
+        arguments = ("--tracking-uri", uri, f"models:/thing/{version}")
+        daemon = Daemon(*arguments, cwd=tmp_path, cache=tmp_path / "cache")
+        try:
+            daemon.wait("ready")
+            with grpc.insecure_channel(daemon.address) as channel:
+                fields = TypedCaller(channel, service_name("thing")).request().DESCRIPTOR.fields
+                numbers.append({field.name: field.number for field in fields})
+        finally:
+            daemon.stop()
+    assert numbers == [{name: at for at, name in enumerate(models.IRIS_COLUMNS, 1)}, {"x": 5}]
+    tags = MlflowClient(uri).get_registered_model("thing").tags
+    assert json.loads(tags["headrace.fields"])["inputs"] == [
+        *(f"double {name}" for name in models.IRIS_COLUMNS),
+        "Float32Tensor x",
+    ]
+
+
+def test_a_token_for_inference_opens_typed_services(tmp_path: Path) -> None:
+    tokens = {scope: secrets.token_urlsafe(32) for scope in ("inference", "repository")}
+    lines = [
+        f'[[token]]\nname = "{scope}"\nscopes = ["{scope}"]\n'
+        f'hash = "sha256:{hashlib.sha256(token.encode()).hexdigest()}"\n'
+        for scope, token in tokens.items()
+    ]
+    (tmp_path / "tokens.toml").write_text("\n".join(lines))
+    served = f"iris={models.model('onnx_columns').path}"
+    path = f"/{service_name('iris')}/PredictRow"
+    for transport in TRANSPORTS:
+        daemon = Daemon(
+            *("--transport", transport, "--set", "auth.tokens=tokens.toml", served),
+            cwd=tmp_path,
+            cache=tmp_path / "cache",
+        )
+        try:
+            daemon.wait("ready")
+            with grpc.insecure_channel(daemon.address) as channel:
+                call: Any = channel.unary_unary(path, None, None)
+                codes = {}
+                for scope, token in {**tokens, "none": ""}.items():
+                    metadata = [("authorization", f"Bearer {token}")] if token else []
+                    codes[scope] = ending(call.future(b"", timeout=60, metadata=metadata)).code
+        finally:
+            daemon.stop()
+        # An empty message lacks its columns: whoever is told so was let in.
+        assert codes == {
+            "inference": "INVALID_ARGUMENT",
+            "repository": "PERMISSION_DENIED",
+            "none": "UNAUTHENTICATED",
+        }
 
 
 def test_models_whose_services_would_be_called_the_same_are_told(tmp_path: Path) -> None:

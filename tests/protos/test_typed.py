@@ -404,6 +404,12 @@ def test_what_asks_for_more_or_otherwise_is_named(
     assert said in str(found)
 
 
+def test_what_is_gone_is_named_by_those_who_know_its_number() -> None:
+    before = with_inputs(A, B)
+    known = describe("iris", before).numbers
+    assert str(drift(fingerprint(before), with_inputs(A), known)) == "input 'b' is gone"
+
+
 def test_outputs_and_parameters_may_be_added_but_not_taken_away() -> None:
     more = replace(EVERYTHING, outputs=(*EVERYTHING.outputs, A), params=EVERYTHING.params)
     assert drift(fingerprint(EVERYTHING), more).is_compatible

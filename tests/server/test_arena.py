@@ -151,6 +151,19 @@ def test_a_region_that_is_handed_back_returns_its_pages(arena: Arena) -> None:
     assert bytes(arena.memory[region.offset : region.offset + region.nbytes]) == bytes(4 * PAGE)
 
 
+def test_an_arena_whose_pages_are_locked_keeps_them_in_their_place(arena: Arena) -> None:
+    """Memory that a device looks at directly must be what daemon and worker look at."""
+    arena.keeps_pages = True
+    region = arena.take(2 * PAGE)
+    arena.memory[region.offset : region.offset + 3] = b"abc"
+
+    arena.give(region)
+
+    assert resident_bytes(arena) == PAGE
+    assert bytes(arena.memory[region.offset : region.offset + 3]) == b"abc"
+    assert arena.take(2 * PAGE) == region
+
+
 def test_the_workers_side_is_the_same_memory(arena: Arena) -> None:
     view = ArenaView(os.dup(arena.fd), arena.nbytes)
 

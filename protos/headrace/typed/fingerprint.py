@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..signature import ParamSpec, Signature, TensorSpec
+from .numbers import FieldNumbers
 
 # Where a caller says what it was made for: in the metadata of a typed call, or as a parameter of a
 # request of the tensor protocol, which is looked at once per kind of request.
@@ -71,11 +72,16 @@ def fingerprint(signature: Signature) -> str:
     return text
 
 
-def drift(sent: str, signature: Signature) -> Drift:
+def drift(sent: str, signature: Signature, past: FieldNumbers | None = None) -> Drift:
     """What has become of the signature that *sent* is the fingerprint of.
 
     Compatible are: another order, further optional inputs, inputs that became optional, further
     outputs, further parameters, other defaults.
+
+    Args:
+        sent: What the caller says.
+        signature: The model's now.
+        past: All that ever had a field number, so that what is gone can be named.
 
     Raises:
         ValueError: *sent* is no fingerprint.
@@ -87,18 +93,27 @@ def drift(sent: str, signature: Signature) -> Drift:
     if then is None or current.count(".") == 1:
         return Drift(("the signature is another one, and too large to compare by columns",))
     inputs, outputs, params = then
+    past = past or FieldNumbers()
     changed = [
-        *_compare_inputs(inputs, signature.inputs),
-        *_compare(outputs, "output", {spec.name: _type_of(spec) for spec in signature.outputs}),
         *_compare(
-            params, "parameter", {spec.name: _type_of_param(spec) for spec in signature.params}
+            inputs, "input", {one.name: _type_of(one) for one in signature.inputs}, past.inputs
+        ),
+        *_demanded(inputs, signature.inputs),
+        *_compare(
+            outputs, "output", {one.name: _type_of(one) for one in signature.outputs}, past.outputs
+        ),
+        *_compare(
+            params,
+            "parameter",
+            {one.name: _type_of_param(one) for one in signature.params},
+            past.params,
         ),
     ]
     return Drift(tuple(changed))
 
 
-def _compare_inputs(then: Mapping[bytes, bytes], specs: Sequence[TensorSpec]) -> Iterable[str]:
-    yield from _compare(then, "input", {spec.name: _type_of(spec) for spec in specs})
+def _demanded(then: Mapping[bytes, bytes], specs: Sequence[TensorSpec]) -> Iterable[str]:
+    """Inputs that must be given now and that the caller might not give."""
     for spec in specs:
         was = then.get(_name_hash(spec.name))
         if spec.optional:
@@ -109,18 +124,27 @@ def _compare_inputs(then: Mapping[bytes, bytes], specs: Sequence[TensorSpec]) ->
             yield f"input {spec.name!r} is not optional any more"
 
 
-def _compare(then: Mapping[bytes, bytes], what: str, types: Mapping[str, Any]) -> Iterable[str]:
+def _compare(
+    then: Mapping[bytes, bytes], what: str, types: Mapping[str, Any], past: Iterable[str]
+) -> Iterable[str]:
     """What *types* lack of the records of *then*, or have of another type."""
     names = {_name_hash(name): name for name in types}
-    gone = 0
+    old_names = {_name_hash(name): name for name in (entry.partition(" ")[2] for entry in past)}
+    nameless = 0
     for name_hash, type_hash in then.items():
         name = names.get(name_hash)
-        if name is None:
-            gone += 1
-        elif _plain(type_hash) != _type_hash(types[name]):
-            yield f"{what} {name!r} has another type"
-    if gone:
-        yield f"{gone} {what}{'s are' if gone > 1 else ' is'} gone; there are {_listed(types)}"
+        if name is not None:
+            if _plain(type_hash) != _type_hash(types[name]):
+                yield f"{what} {name!r} has another type"
+        elif name_hash in old_names:
+            yield f"{what} {old_names[name_hash]!r} is gone"
+        else:
+            nameless += 1
+    if nameless:
+        yield (
+            f"{nameless} {what}{'s are' if nameless > 1 else ' is'} gone; there are "
+            f"{_listed(types)}"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -48,6 +48,8 @@ class Artifact:
         signature: The model's signature, None where it has none.
         method: The method to call instead of `predict_fn`; empty for the default.
         example: The model's input example by input name, None where it has none.
+        tuning: How the operator wants it to compute: precision, compile, channels_last, cuda_graphs
+            and providers, for adapters that know them; what is missing is as the framework has it.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Artifact:
     signature: Signature | None
     method: str = ""
     example: Tensors | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, key: str) -> Path:
         """The file or folder that the flavor's entry *key* names.
@@ -86,13 +89,16 @@ class Adapter(ABC):
     One thread at a time calls an adapter, the one that made it.
 
     Attributes:
+        notes: What of the artifact's tuning could not be had, a sentence each.
         is_accelerated: Whether it can compute on an accelerator.
+        tunes: The settings of the artifact's tuning that it knows.
         takes_params: Whether the model is given the signature's parameters.
         is_presumed_batchable: Whether models of the flavor take any number of rows by their nature,
             also where trying one out does not tell.
     """
 
     is_accelerated: ClassVar[bool] = False
+    tunes: ClassVar[frozenset[str]] = frozenset()
     takes_params: ClassVar[bool] = False
     is_presumed_batchable: ClassVar[bool] = True
 
@@ -104,11 +110,15 @@ class Adapter(ABC):
         """
         self.artifact = artifact
         self.device = device
+        self.notes: list[str] = []
 
     @property
     def signature(self) -> Signature | None:
         """The effective signature: the artifact's, else what the framework's object tells."""
         return self.artifact.signature
+
+    def prepare(self, tensors: Tensors) -> None:  # noqa: B027 - few have anything to get ready.
+        """Get ready for batches of as many rows as *tensors*, an allowed size."""
 
     def stage(self, tensors: Tensors) -> Any:
         """Bring *tensors* to the device."""
@@ -117,6 +127,10 @@ class Adapter(ABC):
     @abstractmethod
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Start computing, with *params* where the model takes them."""
+
+    def fetch(self, launched: Any) -> Any:
+        """Begin to bring what was launched home, where the device does that by itself."""
+        return launched
 
     def finish(self, launched: Any) -> Tensors:
         """Wait for the outputs and name them, on the host."""
@@ -128,7 +142,14 @@ class Adapter(ABC):
     def predict(self, tensors: Tensors, params: Params | None = None) -> Tensors:
         """Stage, launch and finish in one go; without *params* with the signature's defaults."""
         given = default_params(self.signature) if params is None else params
-        return self.finish(self.launch(self.stage(tensors), given))
+        batch = self.device.begin()
+        try:
+            staged = self.stage(tensors)
+            with self.device.computing():
+                launched = self.launch(staged, given)
+            return self.finish(self.fetch(launched))
+        finally:
+            self.device.end(batch)
 
 
 @contextmanager

@@ -42,11 +42,14 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
+_PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 class OnnxAdapter(Adapter):
     """An onnxruntime session on the device."""
 
     is_accelerated = True
+    tunes = frozenset({"providers"})
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         super().__init__(artifact, device)
@@ -55,7 +58,7 @@ class OnnxAdapter(Adapter):
                 f"an ONNX graph has no methods, so {artifact.method!r} cannot be called"
             )
         with loading("onnx", ("onnxruntime",)):
-            self._session = _open(artifact, device)
+            self._session = _open(artifact, device, self.notes)
         graph_inputs = [_spec(node) for node in self._session.get_inputs()]
         if not graph_inputs:
             raise LoadError("the graph has no inputs")
@@ -69,54 +72,111 @@ class OnnxAdapter(Adapter):
         self._targets = {} if self._is_table else _matched(inputs, graph_inputs)
         self._matrix = graph_inputs[0]
         self._asked, self._names = _outputs(graph_outputs, self._signature)
+        # Only numbers lie on a GPU, and the session must compute on the device's own stream.
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        is_plain = any(_DATATYPES.get(node.type, "BYTES") == "BYTES" for node in nodes)
+        self._is_bound = device.stream_handle is not None and not is_plain
+        self._run_options = _run_options() if self._is_bound else None
 
     @property
     def signature(self) -> Signature:
         """The artifact's, else the graph's own inputs and outputs."""
         return self._signature
 
-    def stage(self, tensors: Tensors) -> Tensors:
-        """What the graph is fed, by the graph's input names."""
+    def stage(self, tensors: Tensors) -> dict[str, Any]:
+        """What the graph is fed, by the graph's input names: arrays, or tensors on a GPU."""
         if self._is_table:
             dtype = DATATYPES[self._matrix.datatype].dtype
             table = stack_columns(list(tensors.values()), dtype)
-            return {self._matrix.name: _fed(table, self._matrix)}
-        return {
-            self._targets[name].name: _fed(array, self._targets[name])
-            for name, array in tensors.items()
-        }
+            fed = {self._matrix.name: _fed(table, self._matrix)}
+        else:
+            fed = {
+                self._targets[name].name: _fed(array, self._targets[name])
+                for name, array in tensors.items()
+            }
+        if not self._is_bound:
+            return fed
+        return {name: self.device.stage(array) for name, array in fed.items()}
 
-    def launch(self, staged: Tensors, params: Params = NO_PARAMS) -> list[Any]:
-        """Run the graph."""
+    def launch(self, staged: dict[str, Any], params: Params = NO_PARAMS) -> list[Any]:
+        """Run the graph; on a GPU the results may not be there yet."""
+        if self._is_bound:
+            return self._run_bound(staged)
         results: list[Any] = self._session.run(self._asked, staged)
         return results
 
+    def fetch(self, launched: list[Any]) -> list[Any]:
+        """Begin to bring the outputs home."""
+        return [self.device.fetch(one) for one in launched] if self._is_bound else launched
+
     def finish(self, launched: list[Any]) -> Tensors:
         """Name the outputs."""
+        if self._is_bound:
+            launched = [self.device.finish(one) for one in launched]
         return {name: _array(value) for name, value in zip(self._names, launched, strict=True)}
+
+    def _run_bound(self, staged: dict[str, Any]) -> list[Any]:
+        """Run the graph from and to torch tensors on the device; nothing is waited for."""
+        binding = self._session.io_binding()
+        for name, tensor in staged.items():
+            place, index = tensor.device.type, tensor.device.index or 0
+            dtype = str(tensor.dtype).partition(".")[2]
+            shape = tuple(tensor.shape)
+            binding.bind_input(name, place, index, np.dtype(dtype), shape, tensor.data_ptr())
+        for name in self._asked:
+            binding.bind_output(name, place, index)
+        self._session.run_with_iobinding(binding, self._run_options)
+        return [_shared(value) for value in binding.get_outputs()]
 
     def close(self) -> None:
         """Let go of the session, which frees what it holds on the device."""
         del self._session
 
 
-def _open(artifact: Artifact, device: Device) -> Any:
+def _open(artifact: Artifact, device: Device, notes: list[str]) -> Any:
     import onnxruntime
 
     kind, _, index = device.name.partition(":")
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if kind == "cuda":
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(index)}))
+    wanted = artifact.tuning.get("providers", ("cuda",)) if kind == "cuda" else ()
+    options = {"device_id": index}
+    if device.stream_handle is not None:
+        options["user_compute_stream"] = str(device.stream_handle)
+    providers: list[Any] = [(_PROVIDERS[name], options) for name in wanted]
+    if wanted:
+        # The CUDA libraries that came with torch serve it too.
+        onnxruntime.preload_dlls()
     # By path, not by bytes: tensors may lie in files beside the graph.
     session = onnxruntime.InferenceSession(
         str(artifact.file("data")),
         sess_options=_options(artifact.config.get("onnx_session_options") or {}, device.threads),
-        providers=providers,
+        providers=[*providers, "CPUExecutionProvider"],
     )
     # onnxruntime goes on without a provider that does not start.
-    if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise LoadError(f"onnxruntime could not start its CUDA provider on {device.name}")
+    missing = [name for name in wanted if _PROVIDERS[name] not in session.get_providers()]
+    if missing and len(missing) == len(wanted):
+        raise LoadError(
+            f"onnxruntime could not start its {' or '.join(missing)} provider on {device.name}"
+        )
+    notes += [f"onnxruntime could not start its {name} provider" for name in missing]
     return session
+
+
+def _shared(value: Any) -> Any:
+    """A torch tensor over the memory of an OrtValue; as dlpack has it, BOOL is a byte."""
+    from torch.utils.dlpack import from_dlpack
+
+    # onnxruntime's own class lacks the protocol that what it wraps speaks.
+    tensor = from_dlpack(value._ortvalue)  # noqa: SLF001
+    return tensor.bool() if value.data_type() == "tensor(bool)" else tensor
+
+
+def _run_options() -> Any:
+    """A run waits for nothing at its end: who wants the outputs waits for their stream."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 def _options(wanted: dict[str, Any], threads: int) -> Any:

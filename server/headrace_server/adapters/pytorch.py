@@ -16,6 +16,7 @@ from headrace.datatypes import BYTES, DATATYPES
 from headrace.signature import Signature
 
 from ..devices import Device
+from ..devices.pipeline import Fetched
 from .base import (
     NO_PARAMS,
     Adapter,
@@ -24,11 +25,13 @@ from .base import (
     Params,
     Tensors,
     all_required,
+    default_params,
     is_unpickling_allowed,
     loading,
     name_outputs,
     stack_columns,
 )
+from .torchcall import TorchCall
 
 # MLflow's own pickle module differs from the standard one in writing only.
 READS_LIKE_PICKLE = frozenset({"mlflow.pytorch.pickle_module", "cloudpickle", "pickle"})
@@ -38,6 +41,7 @@ class PytorchAdapter(Adapter):
     """A torch module in inference mode on its device."""
 
     is_accelerated = True
+    tunes = frozenset({"precision", "compile", "channels_last", "cuda_graphs"})
     takes_params = True
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
@@ -52,7 +56,9 @@ class PytorchAdapter(Adapter):
         call = getattr(module, artifact.method, None) if artifact.method else module
         if not callable(call):
             raise LoadError(f"{type(module).__name__} has no method {artifact.method!r}")
-        self._call = call
+        self._module = call
+        self._call = TorchCall(call, device, artifact.tuning)
+        self.notes = self._call.notes
         inputs = artifact.signature.inputs if artifact.signature is not None else ()
         for spec in inputs:
             if DATATYPES[spec.datatype] is BYTES:
@@ -77,16 +83,41 @@ class PytorchAdapter(Adapter):
 
         On an asynchronous device the result may not be there yet.
         """
+        args, kwargs = self._arranged(staged)
+        return self._call(*args, **kwargs, **params)
+
+    def prepare(self, tensors: Tensors) -> None:
+        """Have a graph captured for *tensors*, where graphs are wanted."""
+        batch = self.device.begin()
+        try:
+            args, kwargs = self._arranged(self.stage(tensors))
+            with self.device.computing():
+                self._call.prepare(*args, **kwargs, **default_params(self.signature))
+        finally:
+            self.device.end(batch)
+
+    def _arranged(self, staged: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the module is given by position, and what by name."""
+        leading = self._parameters[: len(staged)]
+        if staged.keys() == set(leading):
+            # By position even so: an exported program takes only the call it was traced with.
+            return tuple(staged[name] for name in leading), {}
+        if staged.keys() <= set(self._parameters):
+            return (), staged
+        return tuple(staged.values()), {}
+
+    def fetch(self, launched: Any) -> Any:
+        """Begin to bring every tensor home."""
         import torch
 
-        with torch.inference_mode():
-            leading = self._parameters[: len(staged)]
-            if staged.keys() == set(leading):
-                # By position even so: an exported program takes only the call it was traced with.
-                return self._call(*(staged[name] for name in leading), **params)
-            if staged.keys() <= set(self._parameters):
-                return self._call(**staged, **params)
-            return self._call(*staged.values(), **params)
+        def fetched(value: Any) -> Any:
+            return self.device.fetch(value) if isinstance(value, torch.Tensor) else value
+
+        if isinstance(launched, dict):
+            return {name: fetched(value) for name, value in launched.items()}
+        if isinstance(launched, tuple | list):
+            return tuple(map(fetched, launched))
+        return fetched(launched)
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""
@@ -100,15 +131,17 @@ class PytorchAdapter(Adapter):
         """Let go of the module."""
         import torch
 
-        if isinstance(self._call, torch.fx.GraphModule):
+        self._call.close()
+        if isinstance(self._module, torch.fx.GraphModule):
             # An exported program refers to itself: its weights would wait for the collector.
-            vars(self._call).clear()
-        del self._call
+            vars(self._module).clear()
+        del self._module
 
     def _host(self, value: Any) -> Any:
         import torch
 
-        return self.device.finish(value) if isinstance(value, torch.Tensor) else value
+        is_there = isinstance(value, torch.Tensor | Fetched)
+        return self.device.finish(value) if is_there else value
 
 
 def _load(artifact: Artifact, device: str) -> Any:

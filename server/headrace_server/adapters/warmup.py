@@ -81,6 +81,7 @@ def warm_up(
         if length:
             tensors = allowed.stretched(tensors, signature, length)
         try:
+            adapter.prepare(tensors)
             answer = adapter.predict(tensors)
         except Exception as error:
             size = f"{rows} rows" if rows else "its rows"

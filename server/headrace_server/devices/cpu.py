@@ -4,6 +4,7 @@ torch is imported when the first tensor is staged, so that a worker without torc
 holds it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
+
+_AT_ONCE: AbstractContextManager[None] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,16 @@ class CpuDevice:
         threads: How many threads one call may use.
         name: Always "cpu".
         is_asynchronous: Always False: `launch` returns when the result is there.
+        stream_handle: Always None.
     """
 
     threads: int
     name: str = field(default="cpu", init=False)
     is_asynchronous: bool = field(default=False, init=False)
+    stream_handle: None = field(default=None, init=False)
+
+    def begin(self, side: memoryview | None = None) -> None:
+        """See `Device`: there is nothing to remember of a batch."""
 
     def stage(self, host: Array) -> Any:
         """A torch tensor over the memory of *host*, or over a copy where torch cannot take that.
@@ -40,6 +48,14 @@ class CpuDevice:
             host = np.asarray(_Writable(host))
         return torch.from_numpy(host)
 
+    def computing(self) -> AbstractContextManager[None]:
+        """See `Device`."""
+        return _AT_ONCE
+
+    def fetch(self, result: Any) -> Any:
+        """*result* itself: it is at home."""
+        return result
+
     def finish(self, result: Any) -> Array:
         """The memory of *result* as an array; bfloat16, which numpy lacks, becomes float32."""
         import torch
@@ -49,6 +65,13 @@ class CpuDevice:
             tensor = tensor.float()
         array: Array = tensor.numpy()
         return array
+
+    def end(self, batch: None) -> None:
+        """See `Device`."""
+
+    def is_lost(self) -> bool:
+        """Never: a host that is lost runs no worker."""
+        return False
 
 
 def dense(array: Array) -> Array:

@@ -34,6 +34,7 @@ class WorkerPool:
         *,
         arena_bytes_max: int,
         cpu_workers_max: int | None = None,
+        threads: int = 0,
         settled_s: float = SETTLED_S,
     ) -> None:
         self._spawner = spawner
@@ -41,6 +42,7 @@ class WorkerPool:
         self._arena_bytes_max = arena_bytes_max
         self._cores = len(os.sched_getaffinity(0))
         self._cpu_workers_max = cpu_workers_max or self._cores
+        self._threads = threads
         self._lock = threading.Lock()
         self._shared: defaultdict[str, list[Worker]] = defaultdict(list)
         self._own: list[Worker] = []
@@ -59,8 +61,11 @@ class WorkerPool:
 
     @property
     def threads_per_call(self) -> int:
-        """How many threads a framework may use for one call on the CPU, so that none contend."""
-        return max(1, self._cores // max(1, self._cpu_workers_max))
+        """How many threads a framework may use for one call on the CPU.
+
+        As it was told; else so many that calls of all workers at once do not contend.
+        """
+        return self._threads or max(1, self._cores // max(1, self._cpu_workers_max))
 
     def start(
         self, spec: dict[str, Any], device: str, *, is_own: bool, command: Sequence[str] = ()

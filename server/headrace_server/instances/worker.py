@@ -384,6 +384,8 @@ class Worker:
             case Kind.LOADED:
                 self._note_loaded(report["instance"])
                 if (instance := self._instances.get(report["instance"])) is not None:
+                    # Before its first batch has pages locked.
+                    self.arena.keeps_pages |= report["device"].startswith("cuda")
                     self._set_up(instance, is_up=True)
                     if not instance.found.done():
                         instance.found.set_result(report)

@@ -42,6 +42,9 @@ _FREED_S_MAX = 10.0
 # The entry of MLmodel that names the weights, of flavors that write them as they are in memory.
 _WEIGHTS = {"onnx": "data", "pytorch": "model_data"}
 
+# How a model computes, for its adapter.
+_TUNING = {"precision", "compile", "channels_last", "cuda_graphs", "providers"}
+
 _log = structlog.get_logger("headrace")
 
 
@@ -112,11 +115,14 @@ class Loader:
             "load_s_max": settings.load_s_max,
             "load_bytes_max": settings.load_bytes_max or memory_of_host().left // 2,
             "threads": self._pool.threads_per_call,
+            "tuning": settings.model_dump(include=_TUNING, exclude_defaults=True),
             "sizes": settings.row_sizes,
             "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
         }
         # Modules that a model ships collide with another model's of the same name.
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
+        # torch has one switch for TF32 in a process.
+        is_own |= settings.precision == "tf32"
         booking = self._bookings.book(
             settings.device or self._device,
             fetched.flavor,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # What of a LOAD frame says how a model is loaded.
-_HOW = ("flavor", "method", "sizes", "buckets")
+_HOW = ("flavor", "method", "tuning", "sizes", "buckets")
 
 
 class Tried:

@@ -56,6 +56,12 @@ def _distinct(devices: str) -> str:
     return devices
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < max(len(names), 1):
+        raise ValueError("expected each name once, and one at least")
+    return names
+
+
 def _known(flavor: str) -> str:
     if flavor not in FLAVORS:
         raise ValueError("expected a flavor of MLflow")
@@ -138,6 +144,12 @@ class ModelSettings(Table):
         environment_s_max: How long that may take, in seconds.
         device: Where it computes, several GPUs separated by commas; empty for the server's own
             setting.
+        precision: In what torch computes: as the model is, with TF32 in its products, or in half
+            precision where autocast does so.
+        compile: The mode of torch.compile; empty for none.
+        channels_last: Whether torch gets images with their channels last.
+        cuda_graphs: Whether torch captures a CUDA graph for each of rows_allowed.
+        providers: What onnxruntime computes with on a GPU, the first choice first.
         worker: "shared", or "own" for a process of its own.
     """
 
@@ -192,6 +204,18 @@ class ModelSettings(Table):
         AfterValidator(_distinct),
         Expected(f"{_DEVICE}, several cuda:N separated by commas, or nothing"),
     ] = ""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    compile: Annotated[
+        Literal["", "default", "reduce-overhead", "max-autotune"],
+        Expected("default, reduce-overhead or max-autotune, or nothing"),
+    ] = ""
+    channels_last: bool = False
+    cuda_graphs: bool = False
+    providers: Annotated[
+        tuple[Literal["tensorrt", "cuda"], ...],
+        AfterValidator(_each_once),
+        Expected("a list of tensorrt and cuda"),
+    ] = ("cuda",)
     worker: Literal["shared", "own"] = "shared"
 
     @property
@@ -251,6 +275,7 @@ class ServerSettings(Table):
         port: Port to listen on; 0 for any free one.
         metrics_port: Port of the metrics endpoint; 0 for any free one.
         device: auto, cpu, cuda or cuda:N.
+        threads: Threads of one call on the CPU; 0 for what leaves none without a core.
         memory_fraction: Which part of a GPU's memory may be in use once a model is loaded.
         transport: Which listener takes calls; auto is native on loopback or a trusted network.
         trusted_network: Whether the network beyond loopback is safe without TLS.
@@ -281,6 +306,7 @@ class ServerSettings(Table):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"), Expected(_DEVICE)] = (
         "auto"
     )
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     memory_fraction: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.9
     transport: Literal["auto", "native", "grpcio"] = "auto"
     trusted_network: bool = False

@@ -17,6 +17,15 @@ def quoted(text: str) -> str:
     return '"' + body.replace('"', '\\"') + '"'
 
 
+def width_of(line: str) -> int:
+    """The columns that *line* takes at most, as formatters count them.
+
+    How wide other characters than ASCII's are depends on the version of Unicode. A line a piece is
+    right in any case, so pieces that may be too long get it.
+    """
+    return len(line) + sum(not char.isascii() for char in line)
+
+
 def bracketed(
     head: str, items: Sequence[str], tail: str, indent: str = "", *, around: int = 0
 ) -> list[str]:
@@ -30,7 +39,7 @@ def bracketed(
         around: Characters that the line will get besides: a further indent, a comma.
     """
     line = f"{indent}{head}{', '.join(items)}{tail}"
-    if len(line) + around <= WIDTH and "\n" not in line:
+    if width_of(line) + around <= WIDTH and "\n" not in line:
         return [line]
     return exploded(head, items, tail, indent)
 
@@ -48,7 +57,7 @@ def tuple_of(
     """*head* and a tuple of *items*; see `bracketed`."""
     if len(items) == 1:
         line = f"{indent}{head}({items[0]},)"
-        is_short = len(line) + around <= WIDTH and "\n" not in line
+        is_short = width_of(line) + around <= WIDTH and "\n" not in line
         return [line] if is_short else exploded(f"{head}(", items, ")", indent)
     return bracketed(f"{head}(", items, ")", indent, around=around)
 

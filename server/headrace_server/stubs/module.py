@@ -15,12 +15,13 @@ from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace.typed import Item, TypedService, fingerprint
 from headrace.typed.names import hash_of
 
-from .layout import INDENT, WIDTH, bracketed, docstring, exploded, quoted, shown, tuple_of
+from .layout import INDENT, WIDTH, bracketed, docstring, exploded, quoted, shown, tuple_of, width_of
 from .pytypes import OWN_NAMES, Declarations, camel
 from .telling import of_param, of_tensor
 
 # Longer ones make no line that anyone wants to read.
 _PREFIX_CHARS_MAX: Final = 40
+_NAME_CHARS_MAX: Final = 40
 _DEFAULT_CHARS_MAX: Final = WIDTH - 2 * len(INDENT) - 1
 _INFERRED_MAX: Final = 256
 _TIMEOUT: Final = ("timeout", "Seconds for the whole call; None for the client's.")
@@ -93,15 +94,9 @@ class _Module:
         self._declared = Declarations(own)
         self._taken = frozenset(own | OWN_NAMES)
         used: set[str] = set()
-        self._inputs = [
-            self._input(item, name) for item, name in self._named(service.inputs, used, "")
-        ]
-        self._params = [
-            self._param(item, name) for item, name in self._named(service.params, used, "_param")
-        ]
-        self._outputs = [
-            self._output(item, name) for item, name in self._named(service.outputs, set(), "")
-        ]
+        self._inputs = [self._input(*named) for named in self._named(service.inputs, used)]
+        self._params = [self._param(*named) for named in self._named(service.params, used)]
+        self._outputs = [self._output(*named) for named in self._named(service.outputs, set())]
 
     def text(self) -> str:
         """The whole module."""
@@ -119,15 +114,17 @@ class _Module:
 
     # What the arguments are.
 
-    def _named(
-        self, items: Sequence[Item], used: set[str], suffix: str
-    ) -> Iterable[tuple[Item, str]]:
+    def _named(self, items: Sequence[Item], used: set[str]) -> Iterable[tuple[Item, str]]:
         """Each item with a name that is none of the module's own, and not *used* by another."""
         for item in items:
-            name = f"{item.python}_" if item.python in self._taken else item.python
-            while name in used:
-                name = f"{item.python}{suffix}" if suffix else f"{name}_"
-                suffix = suffix and f"_{suffix.strip('_')}_{hash_of(item.name)}"
+            plain = item.python
+            if len(plain) > _NAME_CHARS_MAX:
+                plain = f"{plain[:_NAME_CHARS_MAX]}_{hash_of(item.name)}"
+            name = f"{plain}_" if plain in self._taken else plain
+            if name in used:  # Only a parameter is called like an input.
+                name = f"{plain}_param"
+            if name in used:
+                name = f"{name}_{hash_of(item.name)}"
             used.add(name)
             yield item, name
 
@@ -325,8 +322,10 @@ def _spec(spec: TensorSpec) -> str:
     if spec.schema:
         arguments.append(f"schema={quoted(spec.schema)}")
     line = f"TensorSpec({', '.join(arguments)})"
-    # Two brackets around it, and a comma behind.
-    if len(line) <= WIDTH - 2 * len(INDENT) - 1:
+    # Two brackets around it, and a comma behind; or, where nobody knows its width, in one line with
+    # what is around it.
+    around = 2 * len(INDENT) + 1 if line.isascii() else len(f"{INDENT}outputs=(,),")
+    if width_of(line) <= WIDTH - around:
         return line
     return "\n".join(exploded("TensorSpec(", arguments, ")"))
 

@@ -11,7 +11,9 @@ from headrace.typed.names import cleaned, hash_of
 
 from .layout import WIDTH, exploded, quoted
 
-_CHARS_MAX: Final = 40
+# So that no line of a class is too long: of a type or a class, and of a key of an object.
+_CHARS_MAX: Final = 28
+_KEY_CHARS_MAX: Final = 32
 _LINE: Final = "    "
 
 # MLflow's kind of a column -> a value that a caller gives, a column of them, and the same of
@@ -79,7 +81,7 @@ class Declarations:
     def __init__(self, taken: Iterable[str]) -> None:
         """*taken* are names that the module gives to something else."""
         self.blocks: list[str] = []
-        self._taken = {*taken, *OWN_NAMES}
+        self._taken = {*taken, *OWN_NAMES, *keyword.kwlist}
         self._aliases: dict[str, str] = {}
 
     def of_input(self, spec: TensorSpec) -> Types:
@@ -156,7 +158,7 @@ class Declarations:
 
     def _class(self, properties: Mapping[str, Any], name: str, *, is_given: bool) -> str:
         """A TypedDict of the properties of an object."""
-        if not properties or any(len(key) > _CHARS_MAX for key in properties):
+        if not properties or any(len(key) > _KEY_CHARS_MAX for key in properties):
             return "Mapping[str, object]" if is_given else "dict[str, Any]"
         fields = {}
         for key, kind in properties.items():
@@ -205,9 +207,9 @@ def camel(name: str) -> str:
     """*name* as classes are called."""
     words = cleaned(name, "value").split("_")
     joined = "".join(word[:1].upper() + word[1:] for word in words)
-    return joined if len(joined) <= _CHARS_MAX else f"{joined[:32]}_{hash_of(name)}"
+    return joined if len(joined) <= _CHARS_MAX else f"{joined[:20]}_{hash_of(name)}"
 
 
 def _joined(outer: str, inner: str) -> str:
     name = outer + inner
-    return name if len(name) <= _CHARS_MAX else f"{inner[:32]}_{hash_of(name)}"
+    return name if len(name) <= _CHARS_MAX else f"{inner[:20]}_{hash_of(name)}"

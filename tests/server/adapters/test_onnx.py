@@ -19,6 +19,8 @@ from headrace_server.adapters import Artifact, LoadError
 from headrace_server.adapters.onnx import OnnxAdapter
 from headrace_server.adapters.probe import probe
 from headrace_server.devices import open_device
+from headrace_server.devices.host import HostDriver, Instant
+from headrace_server.devices.pipeline import Pipeline
 
 Opener = Callable[..., OnnxAdapter]
 Value = tuple[str, int, Sequence[str | int | None]]
@@ -311,3 +313,65 @@ def test_no_input_of_a_graph_is_optional() -> None:
     signature = OnnxAdapter(loose, open_device("cpu")).signature
 
     assert not any(spec.optional for spec in signature.inputs)
+
+
+class SharedHost(HostDriver):
+    """The host as if its stream could be shared: what is bound there goes the way of a GPU."""
+
+    def handle(self, stream: Instant) -> int:
+        return 0
+
+
+def test_a_graph_that_is_bound_to_a_devices_memory_answers_alike(open_graph: Opener) -> None:
+    bound = open_graph(added(), device=Pipeline("cpu", SharedHost()))
+    fed: models.Tensors = {"a": ONE, "b": TWO}
+
+    assert isinstance(bound.stage(fed)["a"], torch.Tensor)
+    assert flat(bound.predict(fed)) == flat(open_graph(added()).predict(fed))
+
+
+def test_bound_outputs_keep_their_datatypes(open_graph: Opener) -> None:
+    graph = build(
+        [
+            helper.make_node("Greater", ["x", "x"], ["is_greater"]),
+            helper.make_node("Cast", ["x"], ["whole"], to=INT64),
+        ],
+        [("x", FLOAT, ["n", 1])],
+        [("is_greater", TensorProto.BOOL, ["n", 1]), ("whole", INT64, ["n", 1])],
+    )
+
+    answer = open_graph(graph, device=Pipeline("cpu", SharedHost())).predict({"x": ONE})
+
+    assert {name: str(array.dtype) for name, array in answer.items()} == {
+        "is_greater": "bool",
+        "whole": "int64",
+    }
+    assert answer["whole"].tolist() == [[5], [7]]
+
+
+def test_what_cannot_lie_on_a_gpu_is_not_bound(open_graph: Opener) -> None:
+    graph = build(
+        [helper.make_node("Identity", ["s"], ["t"])],
+        [("s", STRING, ["n"])],
+        [("t", STRING, ["n"])],
+    )
+
+    answer = open_graph(graph, device=Pipeline("cpu", SharedHost())).predict(
+        {"s": np.array(["a", "b"], object)}
+    )
+
+    assert answer["t"].tolist() == ["a", "b"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize(
+    ("tuning", "names"),
+    [({}, "cuda"), ({"providers": ("tensorrt", "cuda")}, "tensorrt or cuda")],
+)
+def test_providers_of_which_none_starts_are_named(
+    open_graph: Opener, tuning: dict[str, Any], names: str
+) -> None:
+    device = Pipeline("cuda:0", HostDriver())
+
+    with pytest.raises(LoadError, match=f"could not start its {names} provider on cuda:0"):
+        open_graph(added(), device=device, tuning=tuning)

@@ -20,6 +20,8 @@ from headrace_server.adapters import Artifact, LoadError
 from headrace_server.adapters.base import Array
 from headrace_server.adapters.pytorch import PytorchAdapter
 from headrace_server.devices import open_device
+from headrace_server.devices.host import HostDriver
+from headrace_server.devices.pipeline import Pipeline
 
 MATRIX = Signature((TensorSpec("input-0", "FP32", (-1, 2)),))
 ROWS: models.Tensors = {"input-0": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)}
@@ -27,19 +29,18 @@ ROWS: models.Tensors = {"input-0": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32
 Opener = Callable[..., PytorchAdapter]
 
 
-class MetaDevice:
+class MetaDriver(HostDriver):
     """torch's device of shapes without values: what computes on it was moved there, as to a GPU."""
 
-    name = "meta"
-    is_asynchronous = True
-    threads = 1
-
-    def stage(self, host: Array) -> torch.Tensor:
+    def copy_in(self, stream: Any, host: Array) -> torch.Tensor:
         return torch.from_numpy(host).to("meta")
 
-    def finish(self, result: torch.Tensor) -> Array:
+    def host_form(self, result: torch.Tensor) -> tuple[Any, np.dtype[Any], tuple[int, ...]]:
         assert result.device.type == "meta"
-        return np.zeros(result.shape)
+        return result, np.dtype(np.float64), tuple(result.shape)
+
+    def copy_out(self, stream: Any, result: torch.Tensor, host: Array) -> None:
+        host[...] = 0
 
 
 @pytest.fixture(name="open_module")
@@ -208,7 +209,7 @@ def test_staging_shares_the_callers_memory(open_module: Opener) -> None:
 def test_modules_and_exported_programs_are_moved_to_the_device(name: str) -> None:
     model = models.model(name)
 
-    answer = PytorchAdapter(model.artifact, MetaDevice()).predict(model.rows(5))
+    answer = PytorchAdapter(model.artifact, Pipeline("meta", MetaDriver())).predict(model.rows(5))
 
     assert answer["output-0"].shape == (5, 3)
 

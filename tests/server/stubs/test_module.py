@@ -262,11 +262,17 @@ def test_names_that_python_or_the_module_has_taken_get_an_underscore() -> None:
 
 
 def test_a_parameter_called_like_an_input_is_told_from_it() -> None:
+    names = ("scale", "scale_param", "timeout")
     signature = Signature(
-        (TensorSpec("scale", "FP64", (-1,), "double"),), (), (ParamSpec("scale", "double", 1.0),)
+        tuple(TensorSpec(name, "FP64", (-1,), "double") for name in names),
+        (),
+        tuple(ParamSpec(name, "double", 1.0) for name in ("scale", "timeout", "x")),
     )
 
-    assert arguments_of(text_of(signature)) == ["scale", "scale_param", "timeout"]
+    *inputs, scale, timeout, other, _ = arguments_of(text_of(signature))
+    assert inputs == ["scale", "scale_param", "timeout_"]
+    assert scale.startswith("scale_param_x")
+    assert (timeout, other) == ("timeout_param", "x")
 
 
 def test_a_later_column_renames_none_that_was_there() -> None:

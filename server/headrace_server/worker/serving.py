@@ -1,0 +1,214 @@
+"""Serving: one instance's batches, from frames to its adapter and back.
+
+Batches run one after another. On an asynchronous device the next one is staged and launched before
+the last one is waited for.
+"""
+
+import json
+import os
+import queue
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headrace.signature import Signature
+
+from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
+from ..adapters.memory import is_out_of_memory
+from ..childlog import log
+from ..errors import without_paths
+from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
+from ..types import Instants
+from .tensors import read_inputs, write_outputs
+
+MESSAGE_CHARS_MAX = 300
+
+
+class UnknownOutput(Exception):
+    """An output was asked for that the model does not give."""
+
+
+class OutputMismatch(Exception):
+    """The model's answer is not one row per row."""
+
+
+class DeviceLost(Exception):
+    """The device fails at everything since an error; a new process must take over."""
+
+
+class Inbox(Protocol):
+    """Batches with the time at which they came (nanoseconds), then None."""
+
+    def get(self, block: bool = True) -> tuple[RunFrame, int] | None:
+        """The next; raises queue.Empty where there is none and *block* is false."""
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A batch whose computation was started."""
+
+    run: RunFrame
+    batch: Any
+    result: Any
+    received_ns: int
+    staged_ns: int
+    computed_ns: int
+
+
+class Serving:
+    """Runs the batches of one loaded model."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        frames: FrameSocket,
+        memory: memoryview,
+        *,
+        name: str,
+        signature: Signature | None,
+        is_batchable: bool,
+    ) -> None:
+        """Serve with *adapter*.
+
+        Args:
+            adapter: The model.
+            frames: Where outcomes go.
+            memory: The arena.
+            name: The model's, for the log.
+            signature: What inputs are read by.
+            is_batchable: Whether every output has a row per row of the batch.
+        """
+        self._adapter = adapter
+        self._device = adapter.device
+        self._is_asynchronous = adapter.device.is_asynchronous
+        self._frames = frames
+        self._memory = memory
+        self._name = name
+        self._signature = signature
+        self._is_batchable = is_batchable
+
+    def run(self, inbox: Inbox) -> None:
+        """Run what comes until None does.
+
+        Raises:
+            DeviceLost: This process can run no more batches.
+            OSError: The daemon is gone.
+        """
+        launched: deque[_Launched] = deque()
+        ahead_max = 1 if self._is_asynchronous else 0
+        while True:
+            if len(launched) <= ahead_max:
+                try:
+                    item = inbox.get(block=not launched)
+                except queue.Empty:
+                    self._finish(launched.popleft())
+                    continue
+                if item is None:
+                    break
+                if (started := self._launch(*item)) is not None:
+                    launched.append(started)
+            if len(launched) > ahead_max:
+                self._finish(launched.popleft())
+        for last in launched:
+            self._finish(last)
+
+    def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:
+        adapter, device = self._adapter, self._device
+        # The host itself has no streams to tell of a batch: a row's time is microseconds there.
+        batch = device.begin(self._side(run)) if self._is_asynchronous else None
+        try:
+            staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
+            staged_ns = time.monotonic_ns()
+            if self._is_asynchronous:
+                with device.computing():
+                    result = adapter.launch(staged, _params(run))
+                result = adapter.fetch(result)
+            else:
+                result = adapter.launch(staged, _params(run))
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
+            self._fail(run, batch, error)
+            return None
+        return _Launched(run, batch, result, received_ns, staged_ns, time.monotonic_ns())
+
+    def _finish(self, launched: _Launched) -> None:
+        run, batch = launched.run, launched.batch
+        try:
+            outputs = self._checked(self._adapter.finish(launched.result), run)
+            if self._is_asynchronous:
+                self._device.end(batch)
+            refs, fds = write_outputs(
+                outputs,
+                self._memory,
+                run.out_offset,
+                run.out_bytes,
+                may_be_there=self._is_asynchronous,
+            )
+            now_ns = time.monotonic_ns()
+            instants = Instants(
+                launched.received_ns, launched.staged_ns, launched.computed_ns, now_ns
+            )
+            body = DoneFrame(run.batch, instants, refs).pack()
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
+            self._fail(run, batch, error)
+            return
+        self._frames.send(Kind.DONE, body, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def _side(self, run: RunFrame) -> memoryview:
+        """The output side of the batch's slot."""
+        return self._memory[run.out_offset : run.out_offset + run.out_bytes]
+
+    def _checked(self, outputs: Tensors, run: RunFrame) -> Tensors:
+        """The outputs asked for, each with a row per row of the batch."""
+        if run.outputs:
+            missing = [name for name in run.outputs if name not in outputs]
+            if missing:
+                raise UnknownOutput(f"unknown output {missing[0]!r}: expected {list(outputs)}")
+            outputs = {name: outputs[name] for name in run.outputs}
+        if self._is_batchable:
+            for name, output in outputs.items():
+                if output.shape[:1] != (run.rows,):
+                    raise OutputMismatch(
+                        f"output {name!r} has shape {list(output.shape)} for {run.rows} rows"
+                    )
+        return outputs
+
+    def _fail(self, run: RunFrame, batch: Any, error: BaseException) -> None:
+        error_id = uuid.uuid4().hex[:12]
+        log("error", "model_raised", error, model=self._name, error_id=error_id)
+        if self._device.is_lost():
+            # Its batches are run again elsewhere, as those of any worker that ends.
+            raise DeviceLost(f"{self._device.name} fails at everything") from error
+        # What was begun for the batch must not reach into the next one in its slot.
+        self._device.end(batch)
+        self._frames.send_json(
+            Kind.RUN_FAILED,
+            {
+                "batch": run.batch,
+                "type": type(error).__name__,
+                "message": outward(error),
+                "error_id": error_id,
+                "out_of_memory": is_out_of_memory(error),
+            },
+        )
+
+
+def _params(run: RunFrame) -> Params:
+    return json.loads(run.parameters) if run.parameters else NO_PARAMS
+
+
+def outward(error: BaseException) -> str:
+    """The first line of an exception's message, bounded, without paths of this host."""
+    first = _text_of(error).strip().partition("\n")[0]
+    return without_paths(first)[:MESSAGE_CHARS_MAX]
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says; its type where it fails at saying it, or says nothing."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - a model's exception may raise even here.
+        return type(error).__name__
