@@ -76,7 +76,8 @@ class StubCodec:
         given = {
             spec.name: _one_row(spec, value)
             for spec, value in zip(self._inputs, values, strict=True)
-            if value is not None
+            # Any JSON may be null, where it must be given.
+            if value is not None or (spec.kind == "json" and not spec.optional)
         }
         return self._encode(given, parameters)
 
