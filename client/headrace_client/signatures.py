@@ -49,10 +49,13 @@ def signature_from_mlflow(signature: Mapping[str, Any]) -> Signature:
 
 
 def signature_from_metadata(metadata: ModelMetadata) -> Signature:
-    """The signature behind a server's metadata, which tells the default of a parameter alone.
+    """The signature behind a server's metadata.
 
-    A parameter without one, and one that is a list or an object, is text.
+    Where the server does not tell it as a whole, a parameter is of the kind of its default, and
+    text without one.
     """
+    if metadata.signature is not None:
+        return metadata.signature
     params = tuple(
         ParamSpec(name, _kind_of(default), default) for name, default in metadata.parameters.items()
     )

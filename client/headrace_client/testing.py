@@ -197,6 +197,7 @@ class FakeServer:
                     tensor.parameters["optional"].bool_param = True
         for param in model.signature.params:
             _set_default(told.parameters[param.name], param.default)
+        told.signature = json.dumps(model.signature.to_json())
         return told
 
     def _index(self, _: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:

@@ -1,7 +1,11 @@
 """The fake server that callers test against."""
 
 import asyncio
+import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,6 +149,7 @@ def test_a_signature_may_come_from_a_server(server: FakeServer, client: Client) 
     with FakeServer() as second, Client(second.target, timeout_s=20) as other:
         second.serve("all", client.metadata("all"), lambda *_, **__: None)
         assert other.metadata("all") == client.metadata("all")
+        assert other.metadata("all").signature == signature_of(EVERYTHING)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,20 @@ def test_errors_come_as_a_test_wants_them(server: FakeServer, client: Client) ->
         client.predict("nobody", [[1.0, 2.0]])
     with pytest.raises(NotFound, match="has version 1, not '2'"):
         client.predict("iris", [[1.0, 2.0]], version="2")
+
+
+def test_a_generated_client_is_written_from_it_and_answered_by_it(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve("iris", IRIS, longest)
+    file = tmp_path / "written_iris_client.py"
+    command = [sys.executable, "-m", "headrace_server.cli", "stub", "iris"]
+    subprocess.run([*command, "--server", server.target, "-o", file], check=True, timeout=60)
+    monkeypatch.syspath_prepend(tmp_path)
+    written = importlib.import_module(file.stem)
+
+    with written.IrisClient(server.target) as iris:
+        assert iris.predict(length=2.0, width=1.0).label == 1
 
 
 def test_a_generated_client_of_another_signature_is_told_what_changed(
