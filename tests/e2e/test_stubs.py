@@ -314,7 +314,7 @@ def test_a_stub_outlives_compatible_changes_of_its_model_and_is_refused_after_ot
         for ask in (stub.predict, stub.predict_batch):
             with pytest.raises(FailedPrecondition, match="'sepal' is new") as caught:
                 ask(a=1.0, b=2.0)
-            assert "1 input is gone" in str(caught.value)
+            assert "input 'b' is gone" in str(caught.value)
         client.unload("drifting")
 
 
