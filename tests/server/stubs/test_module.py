@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace.typed import describe
@@ -166,6 +166,8 @@ def test_equal_signatures_give_equal_modules(signature: Signature) -> None:
 def test_a_module_is_laid_out_as_ruff_would(signature: Signature) -> None:
     pytest.importorskip("ruff")
     text = text_of(signature)
+    # Of letters beyond these ruff has its own opinion on how wide they are.
+    assume(all(letter < "\u0180" and letter != "\xad" for letter in text))
 
     assert formatted(text) == text
 
