@@ -1,7 +1,7 @@
 """Direct: the benchmark's CNN called in a loop, in a process that serves nobody.
 
-One thread, inference mode, the same array of images again and again: what a core can do at most.
-Usage: cnn_direct.py TRACKING_URI ROWS SECONDS; prints the rows/s.
+Inference mode, the same array of images again and again: what a core can do at most.
+Usage: cnn_direct.py TRACKING_URI ROWS SECONDS [THREADS]; prints the rows/s.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main() -> None:
     """Load, warm up, measure."""
     uri, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     mlflow.set_tracking_uri(uri)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(sys.argv[4]) if len(sys.argv) > 4 else 1)
     network = mlflow.pytorch.load_model(f"models:/cnn@{ALIAS}").eval()
     images = torch.from_numpy(models.cnn_rows(rows)["image"])
     with torch.inference_mode():

@@ -42,6 +42,9 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
+# As many kinds of batches have their inputs bound: by the addresses and shapes that they have.
+_BINDINGS_MAX = 64
+
 _PROVIDERS = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -77,6 +80,7 @@ class OnnxAdapter(Adapter):
         is_plain = any(_DATATYPES.get(node.type, "BYTES") == "BYTES" for node in nodes)
         self._is_bound = device.stream_handle is not None and not is_plain
         self._run_options = _run_options() if self._is_bound else None
+        self._bindings: dict[tuple[Any, ...], Any] = {}
 
     @property
     def signature(self) -> Signature:
@@ -117,19 +121,40 @@ class OnnxAdapter(Adapter):
 
     def _run_bound(self, staged: dict[str, Any]) -> list[Any]:
         """Run the graph from and to torch tensors on the device; nothing is waited for."""
-        binding = self._session.io_binding()
-        for name, tensor in staged.items():
-            place, index = tensor.device.type, tensor.device.index or 0
-            dtype = str(tensor.dtype).partition(".")[2]
-            shape = tuple(tensor.shape)
-            binding.bind_input(name, place, index, np.dtype(dtype), shape, tensor.data_ptr())
+        binding = self._bound_inputs(staged)
+        device = next(iter(staged.values())).device
         for name in self._asked:
-            binding.bind_output(name, place, index)
+            binding.bind_output(name, device.type, device.index or 0)
         self._session.run_with_iobinding(binding, self._run_options)
-        return [_shared(value) for value in binding.get_outputs()]
+        outputs = [_shared(value) for value in binding.get_outputs()]
+        # Else the next run would write into them, and they may be on their way home.
+        binding.clear_binding_outputs()
+        return outputs
+
+    def _bound_inputs(self, staged: dict[str, Any]) -> Any:
+        """A binding with *staged* as its inputs.
+
+        torch hands the same memory out again, so that batches of as many rows in the same slot find
+        the binding of the last one.
+        """
+        key = tuple((tensor.data_ptr(), tensor.shape) for tensor in staged.values())
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._session.io_binding()
+            for name, tensor in staged.items():
+                place, index = tensor.device.type, tensor.device.index or 0
+                dtype = np.dtype(str(tensor.dtype).partition(".")[2])
+                binding.bind_input(
+                    name, place, index, dtype, tuple(tensor.shape), tensor.data_ptr()
+                )
+            if len(self._bindings) >= _BINDINGS_MAX:
+                self._bindings.clear()
+            self._bindings[key] = binding
+        return binding
 
     def close(self) -> None:
         """Let go of the session, which frees what it holds on the device."""
+        self._bindings.clear()
         del self._session
 
 

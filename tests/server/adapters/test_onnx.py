@@ -330,6 +330,26 @@ def test_a_graph_that_is_bound_to_a_devices_memory_answers_alike(open_graph: Ope
     assert flat(bound.predict(fed)) == flat(open_graph(added()).predict(fed))
 
 
+def test_batches_from_the_same_memory_share_a_binding_and_each_has_outputs_of_its_own(
+    open_graph: Opener,
+) -> None:
+    bound = open_graph(added(), device=Pipeline("cpu", SharedHost()))
+    assert isinstance(bound, OnnxAdapter)
+    staged = bound.stage({"a": ONE, "b": TWO})
+
+    first, *_ = bound.launch(staged)
+    kept = first.clone()
+    staged["a"] += 1
+    second, *_ = bound.launch(staged)
+
+    assert len(bound._bindings) == 1
+    assert torch.equal(first, kept)
+    assert torch.equal(second, kept + 1)
+    other = bound.stage({"a": ONE[:1].copy(), "b": TWO[:1].copy()})
+    bound.launch(other)
+    assert len(bound._bindings) == 2
+
+
 def test_bound_outputs_keep_their_datatypes(open_graph: Opener) -> None:
     graph = build(
         [
