@@ -50,7 +50,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str | Sequence[str] = DEFAULT_TARGET,
+        target: str | Sequence[str] | grpc.aio.Channel = DEFAULT_TARGET,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
@@ -60,22 +60,26 @@ class AsyncClient:
         hedge_after_s: float | None = None,
         wait_for_ready: bool = False,
     ) -> None:
-        self._target = channel_targets(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
-        credentials = channel_credentials(tls, target)
-        options = tls_options(tls) + channel_options(
-            message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
-        )
-        if credentials is None:
-            options += authority_options(self._target)
         self._hedge_after_s = hedge_after_s
-        self._channel = (
-            grpc.aio.insecure_channel(self._target, options)
-            if credentials is None
-            else grpc.aio.secure_channel(self._target, credentials, options)
-        )
+        self._is_owner = not isinstance(target, grpc.aio.Channel)
+        if isinstance(target, grpc.aio.Channel):
+            self._target, self._channel = "a channel", target
+        else:
+            self._target = channel_targets(target)
+            credentials = channel_credentials(tls, target)
+            options = tls_options(tls) + channel_options(
+                message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+            )
+            if credentials is None:
+                options += authority_options(self._target)
+            self._channel = (
+                grpc.aio.insecure_channel(self._target, options)
+                if credentials is None
+                else grpc.aio.secure_channel(self._target, credentials, options)
+            )
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             INFER_METHOD, None, None
@@ -293,8 +297,9 @@ class AsyncClient:
             return False
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
-        await self._channel.close(None)
+        """Close the connection, unless it was given as a channel; calls in flight are cancelled."""
+        if self._is_owner:
+            await self._channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self

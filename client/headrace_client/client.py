@@ -47,7 +47,7 @@ class Client:
 
     def __init__(
         self,
-        target: str | Sequence[str] = DEFAULT_TARGET,
+        target: str | Sequence[str] | grpc.Channel = DEFAULT_TARGET,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
@@ -62,7 +62,8 @@ class Client:
         Args:
             target: "host:port", "host" (port 8001), either behind "grpcs://" for TLS, or a name
                 that gRPC resolves, as "unix:path". Calls go in turn to every address that DNS
-                has of it, or to all of a list.
+                has of it, or to all of a list. Or a channel, which others may use too: it is not
+                closed here, and what says how to connect (limits, TLS, retries) is its own affair.
             timeout_s: How long a call may take where it does not say so itself; None for ever.
             message_bytes_max: The longest message that is sent or accepted.
             token: What the server knows us by, where it wants to.
@@ -79,22 +80,26 @@ class Client:
             ValueError: *target* is no address, *token* no token, a file of *tls* cannot be used, or
                 a number is out of its range.
         """
-        self._target = channel_targets(target)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
-        credentials = channel_credentials(tls, target)
-        options = tls_options(tls) + channel_options(
-            message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
-        )
-        if credentials is None:
-            options += authority_options(self._target)
         self._hedge_after_s = hedge_after_s
-        self._channel = (
-            grpc.insecure_channel(self._target, options)
-            if credentials is None
-            else grpc.secure_channel(self._target, credentials, options)
-        )
+        self._is_owner = not isinstance(target, grpc.Channel)
+        if isinstance(target, grpc.Channel):
+            self._target, self._channel = "a channel", target
+        else:
+            self._target = channel_targets(target)
+            credentials = channel_credentials(tls, target)
+            options = tls_options(tls) + channel_options(
+                message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+            )
+            if credentials is None:
+                options += authority_options(self._target)
+            self._channel = (
+                grpc.insecure_channel(self._target, options)
+                if credentials is None
+                else grpc.secure_channel(self._target, credentials, options)
+            )
         self._stub = GRPCInferenceServiceStub(self._channel)
         # Bytes in, bytes out: the session does what a serialiser would.
         self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
@@ -424,8 +429,9 @@ class Client:
             return False
 
     def close(self) -> None:
-        """Close the connection; calls in flight end as Cancelled."""
-        self._channel.close()
+        """Close the connection, unless it was given; calls in flight end as Cancelled."""
+        if self._is_owner:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self

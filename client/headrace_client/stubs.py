@@ -9,6 +9,7 @@ from datetime import date, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 
@@ -63,7 +64,7 @@ class Stub:
 
     def __init__(
         self,
-        target: str | Sequence[str] | Client = DEFAULT_TARGET,
+        target: str | Sequence[str] | grpc.Channel | Client = DEFAULT_TARGET,
         *,
         version: str = "",
         model: str = "",
@@ -72,8 +73,8 @@ class Stub:
         """Prepare a connection; nothing is sent before the first call.
 
         Args:
-            target: Where the server is, as `Client` takes it; or a Client, with whatever options it
-                has, which others may use too and which is not closed here.
+            target: Where the server is, or a channel to it, as `Client` takes it; or a Client, with
+                whatever options it has, which others may use too and which is not closed here.
             version: A number, "@" and an alias, or empty for the version the name is served by.
             model: The name it is served by; empty for the one the stub was written of.
             token: What the server knows us by, where *target* is no Client.
@@ -158,7 +159,7 @@ class AsyncStub:
 
     def __init__(
         self,
-        target: str | Sequence[str] | AsyncClient = DEFAULT_TARGET,
+        target: str | Sequence[str] | grpc.aio.Channel | AsyncClient = DEFAULT_TARGET,
         *,
         version: str = "",
         model: str = "",
@@ -167,8 +168,9 @@ class AsyncStub:
         """Prepare a connection; nothing is sent before the first call.
 
         Args:
-            target: Where the server is, as `AsyncClient` takes it; or an AsyncClient, with whatever
-                options it has, which others may use too and which is not closed here.
+            target: Where the server is, or a channel to it, as `AsyncClient` takes it; or an
+                AsyncClient, with whatever options it has, which others may use too and which is not
+                closed here.
             version: A number, "@" and an alias, or empty for the version the name is served by.
             model: The name it is served by; empty for the one the stub was written of.
             token: What the server knows us by, where *target* is no AsyncClient.

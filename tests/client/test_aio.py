@@ -53,6 +53,16 @@ def test_predictions_metadata_models_and_readiness(double: Double) -> None:
     asyncio.run(ask())
 
 
+def test_a_channel_of_the_callers_is_used_and_stays_open(double: Double) -> None:
+    async def ask() -> None:
+        async with grpc.aio.insecure_channel(double.target) as channel:
+            for _ in range(2):
+                async with AsyncClient(channel, timeout_s=20) as client:
+                    assert (await client.predict("iris", ROW))["longest"].tolist() == [0]
+
+    asyncio.run(ask())
+
+
 def test_timings_and_priorities(double: Double) -> None:
     double.timings = '{"queue_ns": 7, "total_ns": 7, "batch_rows": 4}'
 

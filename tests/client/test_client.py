@@ -53,6 +53,14 @@ def client(double: Double) -> Iterator[Client]:
         yield client
 
 
+def test_a_channel_of_the_callers_is_used_and_stays_open(double: Double) -> None:
+    with grpc.insecure_channel(double.target) as channel:
+        with Client(channel, timeout_s=20) as client:
+            assert client.predict("iris", ROW)["longest"].tolist() == [0]
+        with Client(channel, timeout_s=20) as client:
+            assert client.predict("iris", ROW)["longest"].tolist() == [0]
+
+
 def test_a_matrix_becomes_columns_and_outputs_come_back_by_name(
     double: Double, client: Client
 ) -> None:

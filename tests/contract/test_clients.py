@@ -17,13 +17,17 @@ def methods(kind: type) -> dict[str, list[tuple[str, object, object, object]]]:
                 parameter.kind,
                 parameter.default,
                 # Those of the asyncio client may also come asynchronously.
-                "items" if parameter.name == "items" else parameter.annotation,
+                "items" if parameter.name == "items" else _shown(parameter.annotation),
             )
             for parameter in inspect.signature(method).parameters.values()
         ]
         for name, method in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_") or name in {"__init__", *SYNC_ONLY, *SYNC_ONLY.values()}
     }
+
+
+def _shown(annotation: object) -> str:
+    return str(annotation).replace("grpc.aio._base_channel.Channel", "grpc.Channel")
 
 
 def test_the_asyncio_client_has_every_method_of_the_other_with_the_same_parameters() -> None:
