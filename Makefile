@@ -25,7 +25,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
-	@echo "make test-faults     break things under a stream of requests, each accounted for"
+	@echo "make test-faults     the longer tests: things broken under a stream of requests, the gallery, stubs"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"

@@ -18,7 +18,7 @@ from headrace_server.adapters import adapter_of
 from serving import Daemon
 
 # The first test waits for all models to be logged and loaded.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text()
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -104,7 +104,10 @@ def _address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # What trials find is tested elsewhere; here each would take seconds.
     untried = [word for name in names for word in ("--set", f"{name}.trial=false")]
     uris = [section.serve.split()[-1] for section in HERE]
-    daemon = Daemon(*uris, *untried, cwd=folder, cache=tmp_path_factory.mktemp("cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        # What MLflow was told by other tests of this process.
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        daemon = Daemon(*uris, *untried, cwd=folder, cache=tmp_path_factory.mktemp("cache"))
     try:
         assert not daemon.wait("ready")["failed"], "\n".join(daemon.lines)
         yield daemon.address

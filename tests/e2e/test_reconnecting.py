@@ -10,7 +10,7 @@ import pytest
 from headrace_client import Client, Prediction, Unavailable
 from serving import Daemon
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 IRIS = "iris=models:/iris/1"
 

@@ -28,6 +28,8 @@ from headrace_server import exits
 from headrace_server.cli import app
 from serving import Daemon
 
+pytestmark = pytest.mark.long
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 # Model of tests/models.py -> the name it is served by. Every kind of signature is among them.

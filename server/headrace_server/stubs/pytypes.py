@@ -158,7 +158,7 @@ class Declarations:
 
     def _class(self, properties: Mapping[str, Any], name: str, *, is_given: bool) -> str:
         """A TypedDict of the properties of an object."""
-        if not properties or any(len(key) > _KEY_CHARS_MAX for key in properties):
+        if not properties or any(len(quoted(key)) > _KEY_CHARS_MAX for key in properties):
             return "Mapping[str, object]" if is_given else "dict[str, Any]"
         fields = {}
         for key, kind in properties.items():

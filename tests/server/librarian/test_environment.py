@@ -12,7 +12,7 @@ from headrace_server.errors import LoadFailed
 from headrace_server.librarian.environment import Environment, Environments
 from wheels import make_wheel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,14 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
     assert librarian.hello == {"pid": librarian.process.pid}
     source = f"models:/{store.iris[0]}"
     assert librarian.answer("resolve", uri="models:/iris@champion") == {
-        "ok": {"name": "iris", "version": "1", "source": source, "followed": "champion", "tags": {}}
+        "ok": {
+            "name": "iris",
+            "version": "1",
+            "source": source,
+            "followed": "champion",
+            "tags": {},
+            "registered": "iris",
+        }
     }
     assert librarian.answer("resolve", uri="models:/iris/1", name="rose")["ok"]["name"] == "rose"
     assert "models:/iris@champion" in librarian.answer("list")["ok"]["uris"]

@@ -56,19 +56,21 @@ def registry(store: Store, cache: Path) -> Registry:
 
 def test_a_version_is_pinned_to_its_logged_model(registry: Registry, store: Store) -> None:
     found = registry.resolve("models:/iris/2")
-    assert found == Resolved("iris", "2", f"models:/{store.iris[1]}", "")
+    assert found == Resolved("iris", "2", f"models:/{store.iris[1]}", "", registered="iris")
 
 
 def test_an_alias_is_followed_by_its_name(registry: Registry, store: Store) -> None:
     found = registry.resolve("models:/iris@champion")
-    assert found == Resolved("iris", "1", f"models:/{store.iris[0]}", "champion")
+    assert found == Resolved("iris", "1", f"models:/{store.iris[0]}", "champion", registered="iris")
 
 
 @pytest.mark.parametrize(
     "uri", ["models:/iris/latest", "models:/iris/Latest", "models:/iris@latest"]
 )
 def test_latest_is_the_highest_number(registry: Registry, store: Store, uri: str) -> None:
-    assert registry.resolve(uri) == Resolved("iris", "2", f"models:/{store.iris[1]}", "latest")
+    assert registry.resolve(uri) == Resolved(
+        "iris", "2", f"models:/{store.iris[1]}", "latest", registered="iris"
+    )
 
 
 def test_a_logged_model_goes_by_its_own_name(registry: Registry, store: Store) -> None:
@@ -830,7 +832,7 @@ def test_a_server_answers_as_a_database_does(server: str, store: Store, cache: P
     source = f"models:/{logged.model_id}"
 
     assert registry.resolve("models:/remote@champion") == Resolved(
-        "remote", "1", source, "champion"
+        "remote", "1", source, "champion", registered="remote"
     )
     assert registry.resolve("models:/iris/latest").version == "2"
     for uri in ("models:/copied/1", "models:/copied@twin", "models:/copied/latest"):
