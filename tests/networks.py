@@ -111,24 +111,18 @@ def wide(width: int, layers: int) -> torch.nn.Module:
 
 def begin(adapter: Adapter, tensors: Tensors) -> tuple[Any, Any]:
     """Stage and launch a batch, as a worker does; for `end`."""
-    device: Any = adapter.device
-    if not hasattr(device, "begin"):  # A device that is not told of batches.
-        return None, adapter.launch(adapter.stage(tensors))
-    batch = device.begin()
+    batch = adapter.device.begin()
     staged = adapter.stage(tensors)
-    with device.computing():
+    with adapter.device.computing():
         launched = adapter.launch(staged)
-    fetch: Any = getattr(adapter, "fetch", None)
-    return batch, launched if fetch is None else fetch(launched)
+    return batch, adapter.fetch(launched)
 
 
 def end(adapter: Adapter, begun: tuple[Any, Any]) -> Tensors:
     """The answer to what `begin` has begun; the first that began ends first."""
-    device: Any = adapter.device
     batch, launched = begun
     answer = {name: array.copy() for name, array in adapter.finish(launched).items()}
-    if batch is not None:
-        device.end(batch)
+    adapter.device.end(batch)
     return answer
 
 

@@ -14,7 +14,6 @@ import torch
 from headrace_server.adapters import Adapter, adapter_of
 from headrace_server.arena import Arena, ArenaView
 from headrace_server.devices import open_device
-from headrace_server.settings import ModelSettings
 from networks import GpuHouse, artifact_of, begin, doubling, end, save_network, wide
 
 # A batch of 32 MiB takes a millisecond and more to copy, either way.
@@ -112,7 +111,6 @@ def test_many_batches_in_flight_are_answered_each_with_its_own(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("cuda_graphs" not in ModelSettings.model_fields, reason="no such setting yet")
 def test_a_model_with_graphs_answers_as_one_without(houses: Callable[..., GpuHouse]) -> None:
     house = houses(rows_allowed=(1, 4, 8), slots=2, cuda_graphs=True)
     house.networks.put("net", doubling())
