@@ -28,6 +28,7 @@ import numpy as np
 from headrace.cells import CellError, read_cell
 from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, datatype_of
 from headrace.elements import TensorError
+from headrace.metadata import tell_signature
 from headrace.oip import open_inference_pb2 as oip
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec
@@ -50,12 +51,6 @@ from .types import Array, ModelMetadata
 Answer: TypeAlias = Callable[..., Any]
 
 _SERVICE: Final = "inference.GRPCInferenceService"
-_KINDS: Final = {
-    "datetime": "datetime64[ns]",
-    "string": "string",
-    "binary": "binary",
-    "json": "json",
-}
 # Parameters of the protocol's, which no model sees.
 _PROTOCOL_PARAMETERS: Final = {"priority", "timeout"}
 _TOLERATED: Final = {
@@ -183,21 +178,7 @@ class FakeServer:
         told = oip.ModelMetadataResponse(
             name=ask.name, versions=[model.version], platform="headrace_fake"
         )
-        for specs, tensors in (
-            (model.signature.inputs, told.inputs),
-            (model.signature.outputs, told.outputs),
-        ):
-            for spec in specs:
-                tensor = tensors.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-                if kind := _KINDS.get(spec.kind):
-                    tensor.parameters["kind"].string_param = kind
-                if spec.schema:
-                    tensor.parameters["schema"].string_param = spec.schema
-                if spec.optional:
-                    tensor.parameters["optional"].bool_param = True
-        for param in model.signature.params:
-            _set_default(told.parameters[param.name], param.default)
-        told.signature = json.dumps(model.signature.to_json())
+        tell_signature(told, model.signature)
         return told
 
     def _index(self, _: oip.RepositoryIndexRequest) -> oip.RepositoryIndexResponse:
@@ -393,19 +374,3 @@ def _array(values: Any) -> Array:
 
 def _names(specs: tuple[TensorSpec, ...]) -> str:
     return str([spec.name for spec in specs])
-
-
-def _set_default(parameter: oip.InferParameter, default: Any) -> None:
-    match default:
-        case None:
-            pass
-        case bool():
-            parameter.bool_param = default
-        case int():
-            parameter.int64_param = default
-        case float():
-            parameter.double_param = default
-        case str():
-            parameter.string_param = default
-        case _:
-            parameter.string_param = json.dumps(default)

@@ -4,6 +4,7 @@ MLflow hands such models a DataFrame, which costs more than most of them do. So 
 model without one is taken wherever it is seen at load to give the same answer.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,9 +113,9 @@ class TabularAdapter(Adapter):
 
     # What a flavor says.
 
+    @abstractmethod
     def _open(self) -> Any:
         """The framework's own object, from the artifact."""
-        raise NotImplementedError
 
     def _pyfunc_call(self) -> Call:
         """What MLflow's pyfunc calls, or else the method that is asked for.

@@ -11,11 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
-
-from headrace.typed import FieldNumbers, describe
 
 from ..completions import Completions
 from ..errors import (
@@ -28,11 +25,11 @@ from ..errors import (
 )
 from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
-from ..instances.process import python_of
 from ..settings import ModelSettings, split_model
 from .librarian import Fetched, Librarian, Progress, Resolved
 from .loading import Loader
 from .model import ModelVersion, State
+from .preparing import Preparing
 from .tried import Tried
 from .turns import Turn, Turns
 
@@ -101,11 +98,7 @@ class Repository:
         self._drain_s = drain_s
         self._is_strict = is_strict
         self._demanded: frozenset[str] = frozenset()
-        # Digests of models whose requirements were told not to be met.
-        self._warned: set[str] = set()
-        self._writes_tags = writes_tags
-        # The field numbers of each name's typed service, as last seen.
-        self._fields: dict[str, FieldNumbers] = {}
+        self._preparing = Preparing(librarian, writes_tags=writes_tags)
         self._loader = Loader(
             pool,
             completions,
@@ -113,7 +106,7 @@ class Repository:
             tried=tried,
             bookings=bookings or Bookings(),
             on_change=self._changed,
-            on_signed=self._number_fields,
+            on_signed=self._preparing.number_fields,
         )
         self._turns = Turns(_LOADS_AT_ONCE)
         # The versions of each name that was ever served; the first is what the name stands for.
@@ -333,7 +326,7 @@ class Repository:
             fetched = fetch()
             model.flavor, model.digest = fetched.flavor, fetched.digest
             model.declared = fetched.signature
-            self._loader.start(model, fetched, self._command(model, fetched))
+            self._loader.start(model, fetched, self._preparing.command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
@@ -359,73 +352,6 @@ class Repository:
             self._awaited.discard(model)
         self._changed()
         return failure
-
-    def _number_fields(self, model: ModelVersion) -> None:
-        """Give the fields of *model*'s typed service their numbers, as earlier versions had them.
-
-        Whatever goes wrong, the model is served: by the numbers that this daemon knows.
-        """
-        if model.signature is None:
-            return
-        known = self._fields.get(model.name, FieldNumbers())
-        trouble = ""
-        try:
-            wanted = describe(model.name, model.signature, known).numbers
-            if model.registered:
-                wanted, trouble = self._librarian.number_fields(
-                    model.registered, wanted, writes=self._writes_tags
-                )
-            model.fields = self._fields[model.name] = wanted
-        except (HeadraceError, ValueError) as error:
-            model.fields = known
-            trouble = error.message if isinstance(error, HeadraceError) else str(error)
-        if trouble:
-            _log.warning(
-                "fields_not_numbered", model=model.name, version=model.version, why=trouble
-            )
-
-    def _command(self, model: ModelVersion, fetched: Fetched) -> list[str]:
-        """What runs the workers of *model*; empty for our own Python.
-
-        Raises:
-            LoadFailed: Its environment cannot be made.
-        """
-        settings = model.settings
-        if settings.environment == "daemon":
-            self._warn_of_mismatches(model, fetched)
-            return []
-        began = time.monotonic()
-
-        def progress(report: dict[str, Any]) -> None:
-            model.reason = f"its environment is being made: {report['line']}"
-
-        _log.info("environment_wanted", model=model.name, version=model.version)
-        python = self._librarian.environment(
-            fetched.path,
-            progress,
-            installer=settings.environment_installer,
-            s_max=settings.environment_s_max,
-        )
-        model.reason = ""
-        _log.info(
-            "environment_ready",
-            model=model.name,
-            version=model.version,
-            seconds=round(time.monotonic() - began, 3),
-        )
-        return python_of(python)
-
-    def _warn_of_mismatches(self, model: ModelVersion, fetched: Fetched) -> None:
-        """Say once what the model's requirements ask for and our environment lacks."""
-        if fetched.mismatches and fetched.digest not in self._warned:
-            self._warned.add(fetched.digest)
-            _log.warning(
-                "requirements_mismatch",
-                model=model.name,
-                version=model.version,
-                mismatches=list(fetched.mismatches),
-                remedy='environment = "model" runs it with the packages that it was logged with',
-            )
 
     def _unload(self, name: str) -> None:
         if name not in self._models:

@@ -126,20 +126,23 @@ class InstanceThread:
             _warn_of_params(spec["name"], adapter_type)
         device = _open(spec, self._memory, is_accelerated=adapter_type.is_accelerated)
         bound_growth(device.name, spec["gpu_bytes_max"])
-        adapter = adapter_type(artifact, device)
-        adapter.notes += [
-            f"{setting} does not apply to {spec['flavor']}"
-            for setting in sorted(artifact.tuning.keys() - adapter_type.tunes)
-        ]
-        allowed = Allowed.of(spec["sizes"], spec["buckets"])
-        found = probe(adapter, example, allowed)
-        warm_s = 0.0
-        if not found.batchable:
-            allowed = replace(allowed, rows=())
-        if allowed and found.sample is not None:
-            warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
-            found = replace(found, signature=signature)
-        bound_growth(device.name, 0)
+        try:
+            adapter = adapter_type(artifact, device)
+            adapter.notes += [
+                f"{setting} does not apply to {spec['flavor']}"
+                for setting in sorted(artifact.tuning.keys() - adapter_type.tunes)
+            ]
+            allowed = Allowed.of(spec["sizes"], spec["buckets"])
+            found = probe(adapter, example, allowed)
+            warm_s = 0.0
+            if not found.batchable:
+                allowed = replace(allowed, rows=())
+            if allowed and found.sample is not None:
+                warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
+                found = replace(found, signature=signature)
+        finally:
+            # Also where the model does not load: others of this process must not be held to it.
+            bound_growth(device.name, 0)
         self._signature = found.signature
         self._is_batchable = found.batchable
         # What lives now lives long: the collector, which stops all instances, need not walk it
