@@ -20,6 +20,8 @@ from headrace.signature import TensorSpec
 from headrace_client import Client, InputMismatch, InvalidArgument
 from serving import Daemon, untried
 
+pytestmark = pytest.mark.slow
+
 SERVED = {
     "py_weigher": "weigher",
     "py_from_code": "doubler",

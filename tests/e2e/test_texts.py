@@ -12,6 +12,8 @@ from serving import Daemon, untried
 
 pytest.importorskip("transformers", reason="needs transformers")
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 SERVED = {"hf_classifier": "mood", "hf_generator": "writer"}
 TEXTS = ["the cat sat on a mat", "a good day"]
 

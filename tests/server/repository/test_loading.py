@@ -244,6 +244,7 @@ def test_what_a_batch_that_outlives_the_drain_holds_comes_back_when_it_ends(
     assert house.reply.ends[stuck] == [house.reply.end_of(stuck)]
 
 
+@pytest.mark.long
 def test_an_unload_ends_though_its_worker_does(
     houses: Callable[..., House], tmp_path: Path
 ) -> None:
