@@ -32,7 +32,8 @@ from headrace_server.errors import (
 from headrace_server.librarian.cache import Cache, digest_of
 from headrace_server.librarian.example import write_example
 from headrace_server.librarian.mlmodel import describe, signature_of
-from headrace_server.librarian.registry import Registry, Resolved
+from headrace_server.librarian.registry import Registry
+from headrace_server.librarian.resolving import Resolved
 from headrace_server.librarian.safety import Rules
 
 from .conftest import MATRIX, TABLE, Store, files_below, log_classifier
