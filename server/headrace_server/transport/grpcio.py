@@ -25,7 +25,7 @@ from ..faults import fault
 from ..repository.model import ModelVersion
 from ..service import Service
 from ..types import Outputs, Request
-from .codec import Encoder
+from .encoder import Encoder
 from .guard import Guard
 from .health import Health
 from .intake import Decode, Intake
