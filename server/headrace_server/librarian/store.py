@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from mlflow import MlflowClient
@@ -22,6 +21,7 @@ from ..errors import (
     ModelNotFound,
     RegistryUnavailable,
 )
+from ..settings.uris import shown_uri
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -31,22 +31,16 @@ class Store:
 
     Attributes:
         tracking_uri: Where it is.
+        shown_uri: The same without credentials.
         is_remote: Whether it is a server.
     """
 
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = tracking_uri
+        self.shown_uri = shown_uri(tracking_uri)
         self.is_remote = tracking_uri.startswith(("http://", "https://"))
         self._lock = threading.Lock()
         self._opened: MlflowClient | None = None
-
-    @property
-    def shown_uri(self) -> str:
-        """The registry's address without its credentials."""
-        parts = urlsplit(self.tracking_uri)
-        if not parts.netloc:
-            return self.tracking_uri.partition("?")[0]
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def client(self) -> MlflowClient:
         """MLflow's client, opened where none was.

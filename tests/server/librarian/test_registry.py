@@ -221,7 +221,7 @@ def test_a_server_that_is_not_there_is_unreachable(cache: Path) -> None:
         gone = Registry(f"http://someone:secret@127.0.0.1:{port}", str(cache))
         with pytest.raises(RegistryUnavailable) as caught:
             gone.resolve("models:/iris/1")
-    assert f"http://127.0.0.1:{port} does not answer" in caught.value.message
+    assert f"http://***@127.0.0.1:{port} does not answer" in caught.value.message
     assert "secret" not in caught.value.message
 
 
