@@ -32,7 +32,8 @@ from headrace_server.errors import (
 from headrace_server.librarian.cache import Cache, digest_of
 from headrace_server.librarian.example import write_example
 from headrace_server.librarian.mlmodel import describe, signature_of
-from headrace_server.librarian.registry import Registry, Resolved
+from headrace_server.librarian.registry import Registry
+from headrace_server.librarian.resolving import Resolved
 from headrace_server.librarian.safety import Rules
 
 from .conftest import MATRIX, TABLE, Store, files_below, log_classifier
@@ -220,7 +221,7 @@ def test_a_server_that_is_not_there_is_unreachable(cache: Path) -> None:
         gone = Registry(f"http://someone:secret@127.0.0.1:{port}", str(cache))
         with pytest.raises(RegistryUnavailable) as caught:
             gone.resolve("models:/iris/1")
-    assert f"http://127.0.0.1:{port} does not answer" in caught.value.message
+    assert f"http://***@127.0.0.1:{port} does not answer" in caught.value.message
     assert "secret" not in caught.value.message
 
 

@@ -23,7 +23,7 @@ from ...errors import HeadraceError, InvalidRequest, ResourceExhausted
 from ...repository.model import ModelVersion
 from ...service import Ask, Service, check_signature
 from ...types import Buffer, Outputs, Plan, Reply, Request
-from ..codec import check_bytes, check_values
+from ..checks import check_bytes, check_values
 from .fields import FieldTable, joined
 from .reading import lies_alike, reader_of
 from .values import plain, read_instant
