@@ -92,7 +92,7 @@ def _forms(server: servers.Server, *, is_native: bool) -> list[Form]:
         add("ModelInfer 1000 rows", servers.INFER, servers.body("iris", many))
         add("Predict 1000 rows", *_typed(channel, "iris", "Predict", many))
         if is_native:
-            with Client(f"127.0.0.1:{server.port}", timeout_s=None) as client:
+            with Client(f"127.0.0.1:{server.port}", timeout_s=600) as client:
                 client.load("late", "models:/iris@champion")
             add("late PredictRow", *_typed(channel, "late", "PredictRow", row))
     return forms

@@ -52,6 +52,7 @@ class Double:
         unloads: The name in every RepositoryModelUnload request.
         infer_requests: Every ModelInfer request, read by protobuf.
         metadata_asked: (name, version) of every ModelMetadata request.
+        left_s: Seconds that every call had left when it came.
         authorizations: What every call bore as its authorization; None where nothing.
         holding: While set, answers of ModelInfer are held back.
         release: What they wait for.
@@ -67,6 +68,7 @@ class Double:
     unloads: list[str] = field(default_factory=list)
     infer_requests: list[oip.ModelInferRequest] = field(default_factory=list)
     metadata_asked: list[tuple[str, str]] = field(default_factory=list)
+    left_s: list[float] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     is_ready: bool = True
     is_holding: bool = False
@@ -83,8 +85,13 @@ class Double:
     def handlers(self) -> dict[str, Any]:
         def handler(method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
             name = method.__name__
+
+            def recorded(request: Any, context: grpc.ServicerContext) -> Any:
+                self.left_s.append(context.time_remaining())
+                return method(request, context)
+
             return grpc.unary_unary_rpc_method_handler(
-                method,
+                recorded,
                 request_deserializer=getattr(oip, f"{name}Request").FromString,
                 response_serializer=getattr(oip, f"{name}Response").SerializeToString,
             )

@@ -70,7 +70,7 @@ class Connection:
         files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
         return files if files != Tls() else self.tls or None
 
-    def client(self, timeout_s: float | None = 60.0) -> "Client":
+    def client(self, timeout_s: float = 60.0) -> "Client":
         """A client of the daemon, whose calls may take *timeout_s*; nothing is sent yet.
 
         Raises:

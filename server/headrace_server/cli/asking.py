@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
+from ..errors import UsageError
 from .app import app, examples, require
 
 
@@ -96,9 +97,22 @@ def predict(
     )
 
 
+def _as_timeout(given: float) -> float:
+    from headrace_client.deadlines import check_seconds
+
+    try:
+        return check_seconds("--timeout", given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 _Wait = Annotated[
     float,
-    typer.Option(min=0.0, metavar="SECONDS", help="How long to wait; the daemon goes on after it."),
+    typer.Option(
+        callback=_as_timeout,
+        metavar="SECONDS",
+        help="How long to wait; the daemon goes on after it.",
+    ),
 ]
 
 
@@ -157,7 +171,10 @@ def health(
     tls_cert: TlsCert = "",
     tls_key: TlsKey = "",
     timeout: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to wait for its answer.")
+        float,
+        typer.Option(
+            callback=_as_timeout, metavar="SECONDS", help="How long to wait for its answer."
+        ),
     ] = 5.0,
 ) -> int:
     """Ask a running daemon by the gRPC health protocol; the exit status is 0 where it serves."""
