@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from headrace.timings import ASKED
 
@@ -22,7 +21,7 @@ from .encoder import Encoder
 from .guard import Guard
 from .health import Health
 from .intake import Decode, Intake
-from .reflection import INFERENCE, reflection_servicer
+from .reflection import INFERENCE, reflection_handlers
 from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .servicer import Context, InferenceServicer, handlers_of
@@ -96,12 +95,13 @@ class GrpcioTransport:
             **handlers_of(InferenceServicer(service)),
         }
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(INFERENCE, handlers), _TypedHandlers(self))
+            (
+                grpc.method_handlers_generic_handler(INFERENCE, handlers),
+                _TypedHandlers(self),
+                *reflection_handlers(typed),
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection_servicer(typed), self._server
-        )
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on *address* too ("host:port" or "unix:path"); the port.
