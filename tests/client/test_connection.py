@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -59,12 +58,13 @@ def test_a_list_that_cannot_be_connected_to_is_refused(given: list[str], said: s
 
 
 def test_a_list_with_tls_says_which_name_the_certificates_bear() -> None:
-    with pytest.raises(ValueError, match="need Tls"):
-        Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"])
+    for tls in (None, True, Tls(), Tls(ca=b"unread")):
+        with pytest.raises(ValueError, match=r"need Tls\(server_name="):
+            Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=tls)
     with pytest.raises(ValueError, match="every target of a list, or before none"):
         Client(["grpcs://127.0.0.1:1", "127.0.0.1:2"])
-    tls = Tls(server_name="models")
-    Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=tls).close()
+    named = Tls(server_name="models")
+    Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=named).close()
 
 
 @pytest.mark.parametrize("attempts", [0, 6])
@@ -289,37 +289,3 @@ async def _hedged(double: Double) -> list[int]:
 def test_the_asyncio_client_hedges_too(double: Double) -> None:
     assert asyncio.run(_hedged(double)) == [0]
     assert len(double.infer_requests) == 2
-
-
-def test_a_forked_child_is_told_that_the_client_is_its_parents(double: Double) -> None:
-    with Client(double.target, timeout_s=20) as client:
-        client.predict("iris", ROW)
-        said = _in_child(lambda: client.predict("iris", ROW))
-        assert "made before the process forked" in said
-        assert _in_child(client.ready) == said
-        assert _in_child(client.close) == "None"
-        assert _in_child(lambda: _fresh(double)) == "[0]"
-        assert client.predict("iris", ROW)["longest"].tolist() == [0]
-
-
-def _fresh(double: Double) -> list[int]:
-    with Client(double.target, timeout_s=20) as client:
-        found: list[int] = client.predict("iris", ROW)["longest"].tolist()
-        return found
-
-
-def _in_child(act: Callable[[], object]) -> str:
-    """What a forked child got from *act*, or the error it raised."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writer, str(act()).encode())
-        except BaseException as error:  # noqa: BLE001 - told to the parent.
-            os.write(writer, str(error).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as told:
-        said = told.read()
-    os.waitpid(pid, 0)
-    return said
