@@ -76,11 +76,12 @@ class Double:
     timings: str = ""
     pushback_ms: str = ""
     timings_asked: list[bool] = field(default_factory=list)
+    host: str = "127.0.0.1"
     port: int = 0
 
     @property
     def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def handlers(self) -> dict[str, Any]:
         def handler(method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
@@ -218,10 +219,11 @@ def serving(
     models: dict[str, ServedModel],
     credentials: grpc.ServerCredentials | None = None,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
 ) -> Iterator[Double]:
     """A double that listens on *port* of this machine, or a free one, until the block ends."""
-    double = Double(models=models)
+    double = Double(models=models, host=host)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
         server = grpc.server(
             threads,
@@ -236,9 +238,9 @@ def serving(
         )
         server.add_generic_rpc_handlers((service,))
         if credentials is None:
-            double.port = server.add_insecure_port(f"127.0.0.1:{port}")
+            double.port = server.add_insecure_port(f"{host}:{port}")
         else:
-            double.port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
+            double.port = server.add_secure_port(f"{host}:{port}", credentials)
         server.start()
         try:
             yield double

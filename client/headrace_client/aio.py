@@ -31,7 +31,7 @@ from .channel import (
 )
 from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, watch
+from .forks import Inherited, check_aio, connection_options, watch
 from .hedges import first_answer_aio
 from .inputs import Data, Form
 from .many import IN_FLIGHT_MAX, as_completed_aio, check_bounds, in_order_aio, raising_aio
@@ -61,6 +61,7 @@ class AsyncClient:
         hedge_after_s: float | None = None,
         wait_for_ready: bool = False,
     ) -> None:
+        check_aio()
         self._timeout_s = check_seconds("timeout_s", timeout_s)
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
@@ -76,6 +77,7 @@ class AsyncClient:
             options = tls_options(tls) + channel_options(
                 message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
             )
+            options += connection_options()
             if credentials is None:
                 options += authority_options(self._target)
             self._channel = (
@@ -88,7 +90,7 @@ class AsyncClient:
             INFER_METHOD, None, None
         )
         self._session = Session()
-        watch(self, AsyncClient._leave_to_parent)
+        watch(self, AsyncClient._leave_to_parent, is_aio=True)
 
     async def predict(
         self,
@@ -320,6 +322,7 @@ class AsyncClient:
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited
+        self._is_owner = False
         return left
 
     def __repr__(self) -> str:

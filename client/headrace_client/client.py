@@ -26,7 +26,7 @@ from .channel import (
 )
 from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, watch
+from .forks import Inherited, connection_options, watch
 from .futures import PredictionFuture
 from .hedges import first_answer
 from .inputs import Data, Form
@@ -97,6 +97,7 @@ class Client:
             options = tls_options(tls) + channel_options(
                 message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
             )
+            options += connection_options()
             if credentials is None:
                 options += authority_options(self._target)
             self._channel = (
@@ -460,6 +461,7 @@ class Client:
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited
+        self._is_owner = False
         return left
 
     def __repr__(self) -> str:
