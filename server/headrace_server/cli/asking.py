@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..connecting import Connection
+from ..asking.connecting import Connection
 from ..errors import UsageError
 from .app import app, examples, require
 from .flags import spread
@@ -21,13 +21,13 @@ class Output(enum.Enum):
 
 def offer_models(context: typer.Context, incomplete: str) -> list[str]:
     """Names that the shell offers."""
-    from ..completion import model_names
+    from ..asking.completion import model_names
 
     return model_names(context, incomplete)
 
 
 def _offer_formats(incomplete: str) -> list[str]:
-    from ..rowfiles import READERS
+    from ..asking.rowfiles import READERS
 
     return [name for name in READERS if name.startswith(incomplete)]
 
@@ -79,7 +79,7 @@ def predict(
     A table shows the first rows beside their inputs; csv and json hold all answers, in the order
     of the rows.
     """
-    from ..predict import predict as predict_file
+    from ..asking.predict import predict as predict_file
 
     predict_file(
         model,
@@ -131,7 +131,7 @@ def models(
     ] = 1.0,
 ) -> None:
     """Show what a running daemon holds: states, devices, workers, rows per second."""
-    from ..modelsview import show_models
+    from ..asking.modelsview import show_models
 
     show_models(
         connection,
@@ -165,7 +165,7 @@ def health(
 ) -> int:
     """Ask a running daemon by the gRPC health protocol; the exit status is 0 where it serves."""
     require("server", "grpc_health")
-    from ..healthcheck import check_health
+    from ..asking.healthcheck import check_health
 
     return check_health(
         connection,
@@ -200,7 +200,7 @@ def load(
     timeout: _Wait = 3600.0,
 ) -> None:
     """Have a running daemon load a model, and wait until it is ready; it goes on serving."""
-    from ..modelsview import load_model
+    from ..asking.modelsview import load_model
 
     load_model(
         name,
@@ -226,7 +226,7 @@ def unload(
     timeout: _Wait = 3600.0,
 ) -> None:
     """Have a running daemon answer what it has accepted for a model, then free it."""
-    from ..modelsview import unload_model
+    from ..asking.modelsview import unload_model
 
     unload_model(
         name,

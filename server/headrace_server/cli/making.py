@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..connecting import Connection
+from ..asking.connecting import Connection
 from ..transport.tokens import Scope
 from .app import app, examples, require
 from .asking import offer_models
