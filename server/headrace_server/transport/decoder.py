@@ -19,7 +19,8 @@ from headrace.signature import Given
 from headrace.wire import Fields, WireError, split
 
 from ..errors import InvalidRequest
-from ..service import Ask, Service
+from ..planning import Ask
+from ..service import Service
 from ..types import Buffer, Plan, Reply, Request
 from .checks import check_bytes, check_values
 from .contents import typed_bytes
