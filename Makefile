@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # More options for pip, such as an index of CPU builds of torch.
 PIP_OPTIONS ?=
 
+# Tests start hundreds of Python processes: what they import is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Environments of the newest releases, beside the pinned one: what users have that we do not.
 STRANGERS := .venv-strangers
 PROTOBUF7 := .venv-protobuf7

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # Threads of headrace are daemons, so that an end of the process never waits for one; a test that
 # leaves one behind has not closed its owner all the same.
@@ -35,7 +37,7 @@ settings.register_profile("dev", deadline=None, max_examples=40, stateful_step_c
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=100,
+    max_examples=50,
     stateful_step_count=40,
     derandomize=True,
     print_blob=True,
@@ -49,6 +51,50 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 structlog.configure(
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()]
 )
+
+
+# Files whose tests ask the same daemons, which take long to start: one process runs them all.
+SHARING = {
+    "tests/conformance/": "tests/conformance",
+    **dict.fromkeys(
+        (
+            f"tests/e2e/test_{name}.py"
+            for name in ("clients", "commands", "guides", "kserve", "serve")
+        ),
+        "tests/e2e",
+    ),
+}
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file is run by one process, and so are those that share daemons."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = (scope for start, scope in SHARING.items() if nodeid.startswith(start))
+        scope: str = next(shared, super()._split_scope(nodeid))
+        return scope
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Files in the order in which they stand, not those of many tests first."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no process is left alone with it at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(tuple(SHARING)), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported now stays: the collector need not walk it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

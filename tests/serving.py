@@ -25,6 +25,11 @@ REGISTERED = {
 }
 
 
+def untried(*names: str) -> list[str]:
+    """Options by which models of these *names* are loaded without a trial, which takes seconds."""
+    return [option for name in names for option in ("--set", f"{name}.trial=false")]
+
+
 class Daemon:
     """A running `headrace serve`; its log is read line by line as it comes."""
 

@@ -11,7 +11,7 @@ import pytest
 import models
 import puppet
 from calling import MESSAGE_BYTES_MAX, Caller
-from serving import Daemon
+from serving import Daemon, untried
 
 TRANSPORTS = ("native", "grpcio")
 
@@ -56,6 +56,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
         'masked.bucket_by={"sizes": [4, 8], "mask": "real"}',
     )
     options = [option for setting in settings for option in ("--set", setting)]
+    options += untried(*SERVED.values(), "puppet", "echo", "scaled", "sized", "masked", "broken")
     with ExitStack() as stack:
         made = {}
         daemons = {}
@@ -64,7 +65,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
                 "--transport", transport, *options, *served, cwd=folder, cache=folder / "cache"
             )
             stack.callback(daemons[transport].stop)
-            # The next one then finds what was fetched and tried.
+            # The next one then finds what was fetched.
             daemons[transport].wait("ready")
         for transport, daemon in daemons.items():
             assert daemon.wait("listening")["transport"] == transport

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 import models
-from serving import REGISTERED, Daemon
+from serving import REGISTERED, Daemon, untried
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,8 @@ def serve(store: Path, cache: Path) -> Iterator[Callable[..., Daemon]]:
 def daemon(store: Path, cache: Path) -> Iterator[Daemon]:
     """One daemon with every model of the store, ready, for all tests that only ask."""
     uri = models.tracking_uri(store)
-    running = Daemon("--tracking-uri", uri, cwd=store, cache=cache)
+    at_once = untried(*REGISTERED.values())
+    running = Daemon("--tracking-uri", uri, *at_once, cwd=store, cache=cache)
     running.wait("ready")
     yield running
     assert running.stop() == 0

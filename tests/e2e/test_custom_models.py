@@ -18,7 +18,9 @@ from headrace.oip import open_inference_pb2 as oip
 from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.signature import TensorSpec
 from headrace_client import Client, InputMismatch, InvalidArgument
-from serving import Daemon
+from serving import Daemon, untried
+
+pytestmark = pytest.mark.slow
 
 SERVED = {
     "py_weigher": "weigher",
@@ -40,7 +42,8 @@ def _daemon(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[D
     store = tmp_path_factory.mktemp("custom")
     for name, registered in SERVED.items():
         models.log(name, store, registered)
-    running = Daemon("--tracking-uri", models.tracking_uri(store), cwd=store, cache=cache)
+    uri = models.tracking_uri(store)
+    running = Daemon("--tracking-uri", uri, *untried(*SERVED.values()), cwd=store, cache=cache)
     running.wait("ready")
     yield running
     assert running.stop() == 0

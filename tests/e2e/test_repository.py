@@ -36,7 +36,7 @@ from headrace_client import (
     NotFound,
     Unavailable,
 )
-from serving import Daemon
+from serving import Daemon, untried
 
 pytestmark = pytest.mark.slow
 
@@ -67,12 +67,14 @@ def registry(shelf: Path) -> MlflowClient:
 
 @pytest.fixture(scope="module")
 def running(shelf: Path, registry: MlflowClient, cache: Path) -> Iterator[Daemon]:
-    """A daemon whose `flower` follows the alias `live`, beside `net`."""
+    """A daemon whose `flower` follows the alias `live`, beside `other`."""
     registry.set_registered_model_alias("flower", "live", "1")
     uri = models.tracking_uri(shelf)
-    net = f"net={models.model('torch_pt2').path}"
+    other = f"other={models.model('onnx_named').path}"
     daemon = Daemon(
-        "--tracking-uri", uri, "flower=models:/flower@live", net, cwd=shelf, cache=cache
+        *("--tracking-uri", uri, "flower=models:/flower@live", other, *untried("flower")),
+        cwd=shelf,
+        cache=cache,
     )
     daemon.wait("ready")
     yield daemon
@@ -284,9 +286,9 @@ def test_a_name_that_is_not_held_is_looked_for_in_the_registry(client: Client) -
     ("name", "uri", "error", "told"),
     [
         ("nobody", "", NotFound, "model 'nobody' is not served, and there is no registered model"),
-        ("other", "models:/flower@nobody", NotFound, "no alias 'nobody'"),
-        ("other", "models:/flower", InvalidArgument, "expected models:/NAME"),
-        ("other", "/no/such/directory", NotFound, "there is no directory"),
+        ("third", "models:/flower@nobody", NotFound, "no alias 'nobody'"),
+        ("third", "models:/flower", InvalidArgument, "expected models:/NAME"),
+        ("third", "/no/such/directory", NotFound, "there is no directory"),
         ("a/b", "", InvalidArgument, "expected 1 to 255 characters"),
         ("", "", InvalidArgument, "expected 1 to 255 characters"),
         ("x" * 10_000, "models:/flower/1", InvalidArgument, "expected 1 to 255 characters"),

@@ -11,6 +11,8 @@ import models
 from headrace_client import Client, FailedPrecondition, InvalidArgument
 from serving import Daemon
 
+pytestmark = pytest.mark.slow
+
 CRAFTED = """
 flavors:
   python_function: {loader_module: pwn_mod, code: code, data: data}

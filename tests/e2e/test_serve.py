@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 import models
 from headrace_client import Client, NotFound
-from serving import REGISTERED, Daemon
+from serving import REGISTERED, Daemon, untried
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_requests_in_flight_share_batches_and_are_counted(daemon: Daemon) -> Non
 
 def test_every_form_of_uri_is_served(serve: Serve, store: Path) -> None:
     client = MlflowClient(models.tracking_uri(store))
-    source = client.get_model_version("net", "1").source
+    source = client.get_model_version("graph", "1").source
     logged = client.get_logged_model(source.rpartition("/")[2])
     directory = models.model("onnx_named").path
 
@@ -146,6 +146,7 @@ def test_every_form_of_uri_is_served(serve: Serve, store: Path) -> None:
         f"logged={source}",
         f"run=runs:/{logged.source_run_id}/{logged.name}",
         f"folder={directory}",
+        *untried("champ", "one", "newest", "logged", "run", "folder"),
     )
     running.wait("ready")
 
@@ -168,15 +169,15 @@ def test_every_form_of_uri_is_served(serve: Serve, store: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(serve: Serve) -> None:
-    running = serve("models:/net/1")
+    running = serve("models:/graph/1")
     running.wait("ready")
-    tensors = models.model("torch_pt2").rows(1)
-    expected = models.model("torch_pt2").expected(tensors)
+    tensors = models.model("onnx_named").rows(1)
+    expected = models.model("onnx_named").expected(tensors)
 
     with Client(running.address) as client:
-        futures = [client.submit("net", tensors, timeout=60) for _ in range(200)]
+        futures = [client.submit("graph", tensors, timeout=60) for _ in range(200)]
         os.kill(running.wait("worker_started")["pid"], signal.SIGKILL)
-        futures += [client.submit("net", tensors, timeout=60) for _ in range(200)]
+        futures += [client.submit("graph", tensors, timeout=60) for _ in range(200)]
         answers = [future.result().array for future in futures]
 
     assert running.wait("worker_started", count=2)["pid"] != running.wait("worker_started")["pid"]
@@ -185,7 +186,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(serve: Serve) -> None:
 
 
 def test_kill_9_of_the_daemon_leaves_no_process(serve: Serve) -> None:
-    running = serve("models:/net/1", "models:/iris/1")
+    running = serve("models:/graph/1", "models:/unnamed/1")
     running.wait("ready")
     children = psutil.Process(running.process.pid).children(recursive=True)
     assert len(children) >= 2
@@ -198,7 +199,7 @@ def test_kill_9_of_the_daemon_leaves_no_process(serve: Serve) -> None:
 
 
 def test_sigterm_answers_what_was_accepted_and_exits_with_0(serve: Serve) -> None:
-    running = serve("models:/net/1")
+    running = serve("models:/graph/1")
     running.wait("ready")
     children = psutil.Process(running.process.pid).children(recursive=True)
 
@@ -217,20 +218,20 @@ def test_sigterm_while_models_load_ends_the_daemon(serve: Serve) -> None:
 
 def test_the_daemon_stays_small_and_is_ready_soon(serve: Serve) -> None:
     """A guard far from the measured figures (76 MB, about 4 s), which `make bench` prints."""
-    running = serve("models:/iris@champion")
+    running = serve("models:/graph/1")
     running.wait("ready")
 
     assert psutil.Process(running.process.pid).memory_info().rss < 120e6
 
 
 def test_a_setting_of_a_model_is_taken(serve: Serve) -> None:
-    running = serve("models:/net/1", "--set", "net.rows_max=8")
+    running = serve("models:/graph/1", "--set", "graph.rows_max=8")
     running.wait("ready")
 
     with Client(running.address) as client:
-        client.infer("net", models.model("torch_pt2").rows(64))
+        client.infer("graph", models.model("onnx_named").rows(64))
 
-    assert _metrics(running, "net")["headrace_batches_total"] == 8
+    assert _metrics(running, "graph")["headrace_batches_total"] == 8
 
 
 def _scrape(daemon: Daemon) -> str:

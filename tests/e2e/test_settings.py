@@ -57,7 +57,7 @@ TAGS = {
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry, a settings file and a model that cannot be loaded."""
     directory = tmp_path_factory.mktemp("settings")
-    models.log("torch_pt2", directory, "net")
+    models.log("onnx_unnamed", directory, "net")
     models.log("onnx_named", directory, "graph")
     client = MlflowClient(models.tracking_uri(directory))
     for key, value in TAGS.items():

@@ -12,7 +12,7 @@ from serving import Daemon
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = 5000
+ANSWERS = 2000
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import pytest
 
 import models
 from headrace_client import Client
-from serving import Daemon
+from serving import Daemon, untried
 
 pytest.importorskip("transformers", reason="needs transformers")
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SERVED = {"hf_classifier": "mood", "hf_generator": "writer"}
 TEXTS = ["the cat sat on a mat", "a good day"]
@@ -21,7 +23,8 @@ def _client(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
     store = tmp_path_factory.mktemp("texts")
     for name, registered in SERVED.items():
         models.log(name, store, registered)
-    running = Daemon("--tracking-uri", models.tracking_uri(store), cwd=store, cache=cache)
+    uri = models.tracking_uri(store)
+    running = Daemon("--tracking-uri", uri, *untried(*SERVED.values()), cwd=store, cache=cache)
     running.wait("ready")
     with Client(running.address) as client:
         yield client

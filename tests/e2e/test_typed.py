@@ -22,7 +22,7 @@ from headrace.signature import TensorSpec
 from headrace.typed import SIGNATURE_KEY, SIGNATURE_PARAMETER, fingerprint, service_name
 from headrace_client import Client
 from headrace_server.librarian.mlmodel import describe, load
-from serving import Daemon
+from serving import Daemon, untried
 from typed_calls import TypedCaller, values_of
 
 pytestmark = pytest.mark.slow
@@ -72,9 +72,8 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
         "iris_pipeline.priority_levels=2",
         "server.request_log=true",
     ]
-    # A trial in a process of its own takes seconds per model.
-    settings += [f"{name}.trial=false" for name in (*SERVED, "puppet", "scaled", "masked")]
     options = [option for setting in settings for option in ("--set", setting)]
+    options += untried(*SERVED, "puppet", "scaled", "masked")
     with ExitStack() as stack:
         made = {}
         for transport in TRANSPORTS:

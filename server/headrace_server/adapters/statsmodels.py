@@ -59,7 +59,11 @@ class StatsmodelsAdapter(TabularAdapter):
         return iter(()) if self._is_formula else super()._ways(signature)
 
     def _as_given(self, tensors: Tensors) -> Any:
-        return self._frame_type(tensors) if self._is_formula else super()._as_given(tensors)
+        if not self._is_formula:
+            return super()._as_given(tensors)
+        import pandas as pd
+
+        return pd.DataFrame(tensors)
 
 
 def _single(frame: Any, name: str) -> Any:

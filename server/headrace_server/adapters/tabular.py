@@ -4,6 +4,7 @@ MLflow hands such models a DataFrame, which costs more than most of them do. So 
 model without one is taken wherever it is seen at load to give the same answer.
 """
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,9 @@ class TabularAdapter(Adapter):
     def __init__(self, artifact: Artifact, device: Device) -> None:
         super().__init__(artifact, device)
         with loading(self.extra, self.packages):
-            import pandas as pd
-
-            self._frame_type = pd.DataFrame
+            if artifact.signature is None or any(s.is_column for s in artifact.signature.inputs):
+                # Models of tensors are served without it: it takes a third of a second, and memory.
+                import pandas as pd  # noqa: F401
             self._model = self._open()
         self._call = self._pyfunc_call()
         self._signature = artifact.signature
@@ -99,7 +100,7 @@ class TabularAdapter(Adapter):
         """Name the outputs: a DataFrame's columns and a Series keep their names."""
         if hasattr(launched, "toarray"):  # A sparse matrix, as encoders and vectorizers return.
             launched = launched.toarray()
-        if isinstance(launched, self._frame_type):
+        if _is_frame(launched):
             return {str(name): column.to_numpy() for name, column in launched.items()}
         named = name_outputs(launched, self._signature)
         is_declared = self._signature is not None and self._signature.outputs
@@ -192,7 +193,9 @@ class TabularAdapter(Adapter):
         """The argument where nothing is known of the inputs: by name if the model has names."""
         names = self._features()
         if isinstance(names, Sequence) and set(names) <= set(tensors):
-            return self._frame_type({name: tensors[name].reshape(-1) for name in names})
+            import pandas as pd
+
+            return pd.DataFrame({name: tensors[name].reshape(-1) for name in names})
         arrays = list(tensors.values())
         if len(arrays) == 1 and (arrays[0].ndim > 1 or arrays[0].dtype.kind == "O"):
             return arrays[0]
@@ -229,6 +232,12 @@ def is_same(given: Tensors, expected: Tensors) -> bool:
     return given.keys() == expected.keys() and all(
         _is_same_array(array, expected[name]) for name, array in given.items()
     )
+
+
+def _is_frame(answer: Any) -> bool:
+    """Whether it is a DataFrame: whoever made one has imported pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(answer, pandas.DataFrame)
 
 
 def only(tensors: Tensors) -> Array:

@@ -108,6 +108,7 @@ def compiled(cache: Path, **environment: str) -> tuple[bool, list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_a_compiled_model_answers_alike(tmp_path: Path) -> None:
     assert compiled(tmp_path) == (True, [])

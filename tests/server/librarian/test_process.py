@@ -101,6 +101,13 @@ def librarian(store: Store, tmp_path: Path) -> Iterator[Librarian]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def asked(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Librarian]:
+    """One for all tests that it outlives."""
+    with running(store.uri, tmp_path_factory.mktemp("asked")) as started:
+        yield started
+
+
 def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_path: Path) -> None:
     assert librarian.hello == {"pid": librarian.process.pid}
     source = f"models:/{store.iris[0]}"
@@ -151,9 +158,9 @@ def test_questions_are_answered_in_json(librarian: Librarian, store: Store, tmp_
     assert os.listdir(tmp_path / "cwd") == []
 
 
-def test_errors_are_one_sentence_of_a_kind(librarian: Librarian, tmp_path: Path) -> None:
+def test_errors_are_one_sentence_of_a_kind(asked: Librarian, tmp_path: Path) -> None:
     def error(op: str, **arguments: Any) -> Any:
-        return librarian.answer(op, **arguments)["error"]
+        return asked.answer(op, **arguments)["error"]
 
     assert error("resolve", uri="models:/rose/1") == {
         "kind": "not_found",
@@ -200,14 +207,12 @@ def test_a_registry_that_is_down_is_unreachable(tmp_path: Path) -> None:
     assert uri in error["message"]
 
 
-def test_it_yields_to_those_that_serve_and_leaves_ctrl_c_to_the_daemon(
-    librarian: Librarian,
-) -> None:
-    pid = librarian.process.pid
+def test_it_yields_to_those_that_serve_and_leaves_ctrl_c_to_the_daemon(asked: Librarian) -> None:
+    pid = asked.process.pid
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, pid) == min(own + 10, 19)
     os.kill(pid, signal.SIGINT)
-    assert "error" in librarian.answer("resolve", uri="models:/rose/1")
+    assert "error" in asked.answer("resolve", uri="models:/rose/1")
 
 
 def test_it_ends_with_its_socket_even_while_a_registry_hangs(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def houses(tmp_path: Path) -> Iterator[Callable[..., House]]:
             {"load_bytes_max": 400 * MIB},
             "more memory to load than",
         ),
-        (Does(eval, "__import__('threading').Event().wait()"), {"load_s_max": 6.0}, "load_s_max"),
+        (Does(eval, "__import__('threading').Event().wait()"), {"load_s_max": 3.0}, "load_s_max"),
     ],
     ids=["raises", "exits", "aborts", "swallows memory", "hangs"],
 )
@@ -234,7 +234,7 @@ def test_a_worker_whose_process_was_a_trial_is_replaced_as_any_other(
 def test_a_load_that_hangs_in_a_shared_worker_costs_those_who_wait_behind_it_nothing(
     houses: Callable[..., House],
 ) -> None:
-    house = houses(trial=False, load_s_max=6.0)
+    house = houses(trial=False, load_s_max=3.0)
     house.shelf.put("kind", "1", adder(1.0))
     house.shelf.put("harm", "1", Does(eval, "__import__('threading').Event().wait()"))
     house.load("kind", "kind")
@@ -242,7 +242,7 @@ def test_a_load_that_hangs_in_a_shared_worker_costs_those_who_wait_behind_it_not
     house.shelf.put("behind", "1", adder(3.0))
     behind = house.repository.begin_load("behind", "behind")
 
-    with pytest.raises(LoadFailed, match="load_s_max = 6"):
+    with pytest.raises(LoadFailed, match="load_s_max = 3"):
         harm.result(60)
     behind.result(60)
 
@@ -253,7 +253,7 @@ def test_a_load_that_hangs_in_a_shared_worker_costs_those_who_wait_behind_it_not
 def test_a_model_that_hangs_when_it_is_loaded_again_is_told(
     houses: Callable[..., House], tmp_path: Path
 ) -> None:
-    house = houses(trial=False, load_s_max=6.0)
+    house = houses(trial=False, load_s_max=3.0)
     marker = tmp_path / "hang"
     house.shelf.put("kind", "1", adder(1.0))
     house.shelf.put("moody", "1", hanging_where(marker))
@@ -266,7 +266,7 @@ def test_a_model_that_hangs_when_it_is_loaded_again_is_told(
 
     with house.changed:
         assert house.changed.wait_for(lambda: moody.state is State.FAILED, 60)
-    assert "load_s_max = 6" in moody.reason
+    assert "load_s_max = 3" in moody.reason
     assert house.ask("kind", 1.0, 2.0) == (2.0, 3.0)
 
 
