@@ -129,9 +129,11 @@ bench: setup
 	$(BIN)/python benchmarks/flood.py
 	$(BIN)/python benchmarks/large.py
 	$(BIN)/python benchmarks/typed.py
+	$(BIN)/python benchmarks/plots.py
 
 bench-flavors: setup
 	$(BIN)/python benchmarks/flavors.py
+	$(BIN)/python benchmarks/plots.py
 
 # Into an environment with CUDA builds: they are what `make setup` finds without an index of CPU builds.
 gpu-check: setup
@@ -142,6 +144,7 @@ gpu-check: setup
 
 bench-client: setup
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/plots.py
 
 protos: setup
 	$(BIN)/python protos/generate.py

@@ -217,14 +217,19 @@ def _figure(what: str, unit: str, turns: list[Turn]) -> dict[str, Any]:
 
 def _claims(figures: list[dict[str, Any]]) -> list[Claim]:
     """What is wanted, and whether it is so."""
-    row, _, strings, large_encoding = figures
+    row, large, strings, large_encoding = figures
     copied = large_encoding["peak_bytes"]["headrace"] - large_encoding["message_bytes"]
     wanted = (
         ("one iris row, CPU to a bare stub's", row["ratio_to_bare"], ROW_RATIO_TO_BARE_MAX),
         ("one iris row, CPU to tritonclient's", row["ratio_to_tritonclient"], 1.0),
-        # What lies before the transport: a bare stub's call alone is above half of tritonclient's.
+        # grpcio's own part is above half of tritonclient's call: see the bare stub's figure.
         (
-            "602 kB, CPU to encode, to tritonclient's",
+            "602 kB, CPU to tritonclient's",
+            large["ratio_to_tritonclient"],
+            LARGE_RATIO_TO_TRITON_MAX,
+        ),
+        (
+            "602 kB, CPU before the transport, to tritonclient's",
             large_encoding["ratio_to_tritonclient"],
             LARGE_RATIO_TO_TRITON_MAX,
         ),

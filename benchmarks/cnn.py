@@ -9,9 +9,7 @@ not, by what a process happened to free before, and the same loop is faster or s
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,13 +18,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
-
-RESULT = Path(__file__).parent / "results" / "cnn.json"
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 # Pieces up to 1 GB come from a heap of which 4 GB may be unused.
@@ -89,12 +85,10 @@ def main() -> None:
         name: round(statistics.median(column[name] for column in columns), 4) for name in columns[0]
     }
     _print(rates, size, columns, medians)
-    if any(value != parser.get_default(name) for name, value in vars(arguments).items()):
+    if not report.is_whole(parser, arguments):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench"),
         "seconds": arguments.seconds,
         "rows_max": size,
         "in_flight": BATCHES_IN_FLIGHT * size,
@@ -102,8 +96,7 @@ def main() -> None:
         "medians": medians,
         "pairs": [{name: round(one[name], 4) for name in one} for one in columns],
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[int, float], int, list[Pair]]:
@@ -189,14 +182,8 @@ def _print(
     columns: list[dict[str, float]],
     medians: dict[str, float],
 ) -> None:
-    console = Console()
-    console.print(
-        "called directly, rows/s by rows of a batch: "
-        + ", ".join(f"{rows}: {rate:,.0f}" for rows, rate in rates.items())
-    )
-    table = Table(
-        title=f"Batches of {size} rows, {BATCHES_IN_FLIGHT * size} requests of one row in flight"
-    )
+    by_rows = ", ".join(f"{rows}: {rate:,.0f}" for rows, rate in rates.items())
+    report.say(f"called directly, rows/s by rows of a batch: {by_rows}")
     lines = {
         "direct_rows_per_s": ("called directly, rows/s", ",.0f"),
         "server_rows_per_s": ("served, rows/s", ",.0f"),
@@ -209,17 +196,13 @@ def _print(
         "cpu_share": ("  share of the time", ".3f"),
         "p99_ms": ("p99 ms", ".1f"),
     }
-    table.add_column("")
-    for number in range(1, len(columns) + 1):
-        table.add_column(f"pair {number}", justify="right")
-    table.add_column("median", justify="right")
-    for name, (title, form) in lines.items():
-        table.add_row(title, *(format(column[name], form) for column in (*columns, medians)))
-    console.print(table)
-    ratio = medians["ratio"]
-    console.print(
-        f"served: {ratio:.3f} of the rows/s of direct calls; wanted: at least {RATIO_MIN}: "
-        f"{'met' if ratio >= RATIO_MIN else 'not met'}"
+    report.print_turns(
+        f"Batches of {size} rows, {BATCHES_IN_FLIGHT * size} requests of one row in flight",
+        lines,
+        {**{f"pair {n}": column for n, column in enumerate(columns, 1)}, "median": medians},
+    )
+    report.print_claims(
+        [report.at_least("served, of the rows/s of direct calls", medians["ratio"], RATIO_MIN)]
     )
 
 

@@ -8,7 +8,6 @@ daemon serves a model of each flavor, and its CPU time per request, workers incl
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
+import report
 import servers
 
-RESULT = Path(__file__).parent / "results" / "flavors.json"
 CALLS = Path(__file__).parent / "flavor_calls.py"
 
 IN_FLIGHT = (1, 128)
@@ -76,12 +74,10 @@ def main() -> None:
                     progress.advance(task)
     claims = _claims(figures)
     _print(figures, claims)
-    if any(value != parser.get_default(key) for key, value in vars(arguments).items()):
+    if not report.is_whole(parser, arguments):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench-flavors",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench-flavors"),
         "seconds": arguments.seconds,
         "cpu_us_per_row": {
             flavor: {key: round(value, 2) for key, value in one.items()}
@@ -89,8 +85,7 @@ def main() -> None:
         },
         "claims": claims,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _run(core: int, *arguments: str) -> str:
@@ -143,39 +138,34 @@ def _named(payload: bytes, model: str) -> bytes:
     return request.SerializeToString()
 
 
-def _claims(figures: Figures) -> list[dict[str, object]]:
+def _claims(figures: Figures) -> list[report.Claim]:
     """Whether the adapters are as much cheaper as is wanted."""
     return [
-        {
-            "what": f"{flavor}, one row of named columns, CPU of pyfunc.predict to the adapter's",
-            "figure": round(figures[flavor]["ratio"], 2),
-            "wanted_min": least,
-            "is_met": figures[flavor]["ratio"] >= least,
-        }
+        report.at_least(
+            f"{flavor}, one row of named columns, CPU of pyfunc.predict to the adapter's",
+            figures[flavor]["ratio"],
+            least,
+            digits=2,
+        )
         for flavor, least in RATIOS_MIN.items()
         if flavor in figures
     ]
 
 
-def _print(figures: Figures, claims: list[dict[str, object]]) -> None:
-    console = Console()
-    table = Table(title="CPU microseconds of one row; served: at 1 and 128 in flight")
-    table.add_column("flavor", no_wrap=True)
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
-    for flavor, one in figures.items():
-        table.add_row(flavor, *(_cell(key, one.get(key)) for key in COLUMNS))
-    console.print(table)
-    for claim in claims:
-        console.print(
-            f"{claim['what']}: {claim['figure']}, wanted at least {claim['wanted_min']}: "
-            f"{'met' if claim['is_met'] else 'not met'}"
-        )
+def _print(figures: Figures, claims: list[report.Claim]) -> None:
+    report.print_figures(
+        "CPU microseconds of one row; served: at 1 and 128 in flight",
+        {"flavor": "flavor", **COLUMNS},
+        ({"flavor": flavor, **one} for flavor, one in figures.items()),
+        cell=_cell,
+        text=("flavor",),
+    )
+    report.print_claims(claims)
 
 
-def _cell(key: str, value: float | None) -> str:
-    if value is None:
-        return "-"
+def _cell(key: str, value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
     return f"{value:.1f}" if key == "ratio" or value < 100 else f"{value:,.0f}"
 
 

@@ -6,9 +6,7 @@ the same flood of the bare transport, which holds each call with its message and
 """
 
 import argparse
-import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -21,13 +19,11 @@ from pathlib import Path
 import grpc
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
-
-RESULT = Path(__file__).parent / "results" / "flood.json"
 
 SUBJECTS = ("control", "native", "grpcio")
 MODEL = "identity"
@@ -85,21 +81,17 @@ def main() -> None:
     h2load.require()
     floods = list(_measure(arguments))
     _print(floods)
-    whole = {"calls": CALLS, "floods": FLOODS, "subject": list(SUBJECTS)}
-    if vars(arguments) != whole:
+    if not report.is_whole(parser, arguments):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, callers on another",
+        **report.made_by("make bench", "server on one core, callers on another"),
         "calls": arguments.calls,
         "wanted_request_kb_max": REQUEST_KB_MAX,
         "wanted_kept_ratio_max": KEPT_RATIO_MAX,
         "wanted_growth_mb_max": GROWTH_MB_MAX,
         "floods": [asdict(flood) for flood in floods],
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _measure(arguments: argparse.Namespace) -> Iterator[Flood]:
@@ -218,38 +210,39 @@ def _settled_mb(server: servers.Server) -> float:
 
 
 def _print(floods: list[Flood]) -> None:
-    console = Console()
-    table = Table(title="Resident memory of the daemon process around floods of cancelled calls")
-    for title in ("server", "flood", "before MB", "peak MB", "after MB", "kB a request"):
-        table.add_column(title, justify="left" if title == "server" else "right")
-    for flood in floods:
-        if flood.number == 1:
-            table.add_section()
-        numbers = (flood.before_mb, flood.peak_mb, flood.after_mb)
-        cells = (f"{number:,.0f}" for number in numbers)
-        table.add_row(flood.subject, str(flood.number), *cells, f"{flood.request_kb:.1f}")
-    console.print(table)
+    columns = {
+        "subject": "server",
+        "number": "flood",
+        "before_mb": "before MB",
+        "peak_mb": "peak MB",
+        "after_mb": "after MB",
+        "request_kb": "kB a request",
+    }
+    report.print_figures(
+        "Resident memory of the daemon process around floods of cancelled calls",
+        columns,
+        map(asdict, floods),
+        cell=lambda key, value: f"{value:,.0f}" if key.endswith("_mb") else report.cell(key, value),
+        text=("subject",),
+        is_first=lambda flood: flood["number"] == 1,
+    )
     for subject in dict.fromkeys(flood.subject for flood in floods):
         if subject != "control":
-            _print_claims(console, subject, [one for one in floods if one.subject == subject])
+            report.print_claims(_claims(subject, [one for one in floods if one.subject == subject]))
 
 
-def _print_claims(console: Console, subject: str, floods: list[Flood]) -> None:
+def _claims(subject: str, floods: list[Flood]) -> Iterator[report.Claim]:
     first, last = floods[0], floods[-1]
     largest = max(flood.request_kb for flood in floods)
-    _claim(console, f"{subject}: kB a request that waits", largest, REQUEST_KB_MAX)
+    yield report.at_most(f"{subject}: kB a request that waits", largest, REQUEST_KB_MAX)
     kept = last.after_mb - first.before_mb
     took = max(flood.peak_mb for flood in floods) - first.before_mb
     what = f"{subject}: of {took:.0f} MB kept after the last flood"
-    _claim(console, what, kept / took, KEPT_RATIO_MAX)
+    yield report.at_most(what, kept / took, KEPT_RATIO_MAX)
     if len(floods) > 2:
         growth = last.after_mb - floods[1].after_mb
-        _claim(console, f"{subject}: MB more after the last than the second", growth, GROWTH_MB_MAX)
-
-
-def _claim(console: Console, what: str, value: float, most: float) -> None:
-    met = "met" if value <= most else "NOT MET"
-    console.print(f"{what}: {value:.2f}; wanted: at most {most:g}; {met}")
+        what = f"{subject}: MB more after the last than the second"
+        yield report.at_most(what, growth, GROWTH_MB_MAX)
 
 
 if __name__ == "__main__":

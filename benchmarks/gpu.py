@@ -8,7 +8,6 @@ also of a single caller. `make gpu-check` runs the tests of tests/gpu before it.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,15 +19,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
 from headrace_server.gpus.nvml import find_gpus
 from headrace_server.logs import configure
-
-RESULT = Path(__file__).parent / "results" / "gpu.json"
 
 SIZES = (1, 8, 32, 64, 128, 256, 512)
 SIZES_ON_CPU = (1, 8, 32)
@@ -101,10 +98,9 @@ def main() -> None:
     _print(arguments.device, direct, size, turns)
     if arguments.device == "cpu":
         return  # What is stored is of a GPU.
+    cores = len(os.sched_getaffinity(0))
     result = {
-        "command": "make gpu-check",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        f"{len(os.sched_getaffinity(0))} cores, {_gpu_name(arguments.device)}",
+        **report.made_by("make gpu-check", f"{cores} cores, {_gpu_name(arguments.device)}"),
         "device": arguments.device,
         "settings": arguments.set,
         "seconds": arguments.seconds,
@@ -113,9 +109,7 @@ def main() -> None:
         "rows_max": size,
         "served": [asdict(one) for one in turns],
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    Console().print(f"written to {RESULT}")
+    report.say(f"written to {report.store(__file__, result)}")
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[dict[int, Direct], int, list[Served]]:
@@ -240,18 +234,19 @@ def _gpu_name(device: str) -> str:
 
 
 def _print(device: str, direct: dict[int, Direct], size: int, turns: list[Served]) -> None:
-    console = Console()
-    table = Table(title=f"Called directly on {device}")
-    for title in ("rows of a batch", "rows/s", "copy in ms", "compute ms", "copy out ms"):
-        table.add_column(title, justify="right")
-    for rows, one in direct.items():
-        parts = (one.copy_in_ms, one.compute_ms, one.copy_out_ms)
-        table.add_row(str(rows), f"{one.rows_per_s:,.0f}", *(f"{ms:.3f}" for ms in parts))
-    console.print(table)
-    table = Table(title=f"Served with rows_max = {size}")
-    table.add_column("")
-    for turn in turns:
-        table.add_column(f"{turn.in_flight} of {turn.request_rows} rows", justify="right")
+    parts = {
+        "rows": ("rows of a batch", ""),
+        "rows_per_s": ("rows/s", ",.0f"),
+        "copy_in_ms": ("copy in ms", ".3f"),
+        "compute_ms": ("compute ms", ".3f"),
+        "copy_out_ms": ("copy out ms", ".3f"),
+    }
+    report.print_figures(
+        f"Called directly on {device}",
+        {key: title for key, (title, _) in parts.items()},
+        ({"rows": rows, **asdict(one)} for rows, one in direct.items()),
+        cell=lambda key, value: format(value, parts[key][1]),
+    )
     lines = {
         "rows_per_s": ("rows/s", ",.0f"),
         "ratio": ("  of direct calls", ".3f"),
@@ -262,10 +257,11 @@ def _print(device: str, direct: dict[int, Direct], size: int, turns: list[Served
         "p50_ms": ("p50 ms", ".2f"),
         "p99_ms": ("p99 ms", ".2f"),
     }
-    for name, (title, form) in lines.items():
-        values = (getattr(turn, name) for turn in turns)
-        table.add_row(title, *("-" if value is None else format(value, form) for value in values))
-    console.print(table)
+    report.print_turns(
+        f"Served with rows_max = {size}",
+        lines,
+        {f"{turn.in_flight} of {turn.request_rows} rows": asdict(turn) for turn in turns},
+    )
 
 
 if __name__ == "__main__":

@@ -7,23 +7,18 @@ servers take turns; figures are medians over the turns, ratios are medians of ea
 """
 
 import argparse
-import json
-import platform
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
-
-RESULT = Path(__file__).parent / "results" / "growth.json"
 
 MODELS = (1, 10, 100)
 # With fewer requests in flight a server waits for its callers: it is not saturated.
@@ -66,20 +61,17 @@ def main() -> None:
     figures = _figures(_measure(arguments))
     claims = _claims(figures)
     _print(figures, claims)
-    if arguments.in_flight != list(h2load.GROWING) or arguments.models != list(MODELS):
+    if not report.is_whole(parser, arguments, "pairs", "seconds"):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench"),
         "pairs": arguments.pairs,
         "seconds": arguments.seconds,
         "wanted_min": RATE_RATIO_MIN,
         "claims": claims,
         "figures": figures,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _measure(arguments: argparse.Namespace) -> dict[int, list[Turn]]:
@@ -189,8 +181,6 @@ def _claims(figures: list[Figure]) -> dict[str, float]:
 
 
 def _print(figures: list[Figure], claims: dict[str, float]) -> None:
-    console = Console()
-    table = Table(title="One row a request; server on one core, load on another")
     columns = {
         "in_flight": "in flight",
         "loaded": "models",
@@ -203,24 +193,21 @@ def _print(figures: list[Figure], claims: dict[str, float]) -> None:
         "cpu_ratio_to_control": "CPU ratio",
         "rate_ratio_to_control": "rate ratio",
     }
-    for title in columns.values():
-        table.add_column(title, justify="right")
-    for figure in figures:
-        if figure["loaded"] == 0:
-            table.add_section()
-        table.add_row(*(_cell(key, figure[key]) for key in columns))
-    console.print(table)
-    for what, ratio in claims.items():
-        met = "met" if ratio >= RATE_RATIO_MIN else "NOT MET"
-        console.print(f"{what}: {ratio} of its requests/s; wanted: {RATE_RATIO_MIN}; {met}")
+    report.print_figures(
+        "One row a request; server on one core, load on another",
+        columns,
+        figures,
+        cell=_cell,
+        is_first=lambda figure: figure["loaded"] == 0,
+    )
+    report.print_claims(
+        report.at_least(f"{what}, of its requests/s", ratio, RATE_RATIO_MIN)
+        for what, ratio in claims.items()
+    )
 
 
 def _cell(key: str, value: float) -> str:
-    if key == "loaded" and value == 0:
-        return "control"
-    if key in {"in_flight", "loaded", "asked"}:
-        return str(value)
-    return f"{value:,.0f}" if key == "requests_per_s" else f"{value:.3g}"
+    return "control" if key == "loaded" and value == 0 else report.cell(key, value)
 
 
 if __name__ == "__main__":

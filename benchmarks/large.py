@@ -6,8 +6,6 @@ has no model, and what the model alone costs. All take turns; figures are median
 """
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,13 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
-
-RESULT = Path(__file__).parent / "results" / "large.json"
 
 IN_FLIGHT = (1, 8, 32)
 # Wanted of the server's CPU time per request to the mean, the model's own included.
@@ -68,20 +64,17 @@ def main() -> None:
     figures = _measure(arguments)
     alone = _alone(figures, arguments.seconds)
     _print(figures, alone)
-    if arguments.in_flight != list(IN_FLIGHT):
+    if not report.is_whole(parser, arguments, "pairs", "seconds"):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench"),
         "pairs": arguments.pairs,
         "seconds": arguments.seconds,
         "wanted_cpu_ms_max": CPU_MS_MAX,
         "figures": figures,
         "models_alone_cpu_ms": alone,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _measure(arguments: argparse.Namespace) -> list[Figure]:
@@ -181,8 +174,6 @@ def _alone(figures: list[Figure], seconds: float) -> dict[str, dict[int, float]]
 
 
 def _print(figures: list[Figure], alone: dict[str, dict[int, float]]) -> None:
-    console = Console()
-    table = Table(title="One image of 602 kB a request; server on one core, load on another")
     columns = {
         "in_flight": "in flight",
         "server": "server",
@@ -192,32 +183,27 @@ def _print(figures: list[Figure], alone: dict[str, dict[int, float]]) -> None:
         "rows_per_batch": "rows/batch",
         "cpu_ms": "CPU ms",
     }
-    for title in columns.values():
-        table.add_column(title, justify="left" if title == "server" else "right")
-    for figure in figures:
-        if figure["server"] == SUBJECTS[0].name:
-            table.add_section()
-        table.add_row(*(_cell(key, figure[key]) for key in columns))
-    console.print(table)
+    report.print_figures(
+        "One image of 602 kB a request; server on one core, load on another",
+        columns,
+        figures,
+        text=("server",),
+        is_first=lambda figure: figure["server"] == SUBJECTS[0].name,
+    )
     for name, by_rows in alone.items():
         for rows, cpu_ms in by_rows.items():
-            console.print(
+            report.say(
                 f"{name}: the model alone takes {cpu_ms:.3f} CPU ms an image in batches of {rows}"
             )
-    for figure in figures:
-        if figure["server"] == "mean":
-            cpu_ms = float(figure["cpu_ms"])
-            met = "met" if cpu_ms <= CPU_MS_MAX else "NOT MET"
-            console.print(
-                f"mean, {figure['in_flight']} in flight: {cpu_ms:.3f} CPU ms a request; "
-                f"wanted: at most {CPU_MS_MAX}; {met}"
-            )
-
-
-def _cell(key: str, value: float | str) -> str:
-    if isinstance(value, str) or key == "in_flight":
-        return str(value)
-    return f"{value:,.0f}" if key == "requests_per_s" else f"{value:.3g}"
+    report.print_claims(
+        report.at_most(
+            f"mean, {figure['in_flight']} in flight, CPU ms a request",
+            float(figure["cpu_ms"]),
+            CPU_MS_MAX,
+        )
+        for figure in figures
+        if figure["server"] == "mean"
+    )
 
 
 if __name__ == "__main__":

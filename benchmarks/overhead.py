@@ -7,7 +7,6 @@ and the ratios are medians of each turn's own ratio, since the machine's speed d
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,13 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import h2load
 import models
+import report
 import servers
-
-RESULT = Path(__file__).parent / "results" / "overhead.json"
 
 IN_FLIGHT = (1, 8, 32, 128, 256)
 OWN_CALL = Path(__file__).parent / "own_call.py"
@@ -91,17 +88,11 @@ def main() -> None:
     own = _own_calls(subjects)
     _print(figures, started)
     claims = _claims(figures, own)
-    for claim in claims:
-        Console().print(
-            f"{claim['what']}: {claim['figure']}, wanted at most {claim['wanted_max']}: "
-            f"{'met' if claim['is_met'] else 'not met'}"
-        )
-    if len(subjects) < len(SUBJECTS) or set(arguments.in_flight) != set(IN_FLIGHT):
+    report.print_claims([*claims, *_grpcio_claims(figures)])
+    if not report.is_whole(parser, arguments, "pairs", "seconds"):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench"),
         "pairs": arguments.pairs,
         "seconds": arguments.seconds,
         "figures": figures,
@@ -110,8 +101,7 @@ def main() -> None:
         "daemon_resident_mb": {name: one.resident_mb for name, one in started.items()},
         "ready_s": {name: one.ready_s for name, one in started.items()},
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 @dataclass(frozen=True)
@@ -244,21 +234,13 @@ def _own_calls(subjects: list[Subject]) -> dict[str, dict[str, float]]:
     return own
 
 
-def _claims(figures: list[Figure], own: dict[str, dict[str, float]]) -> list[dict[str, object]]:
+def _claims(figures: list[Figure], own: dict[str, dict[str, float]]) -> list[report.Claim]:
     """What is wanted of the native transport, where it was measured, and whether it is so."""
     found = {(figure["server"], figure["in_flight"]): figure for figure in figures}
-    claims: list[dict[str, object]] = []
+    claims: list[report.Claim] = []
 
     def claim(what: str, figure: float, wanted_max: float) -> None:
-        is_met = figure <= wanted_max
-        claims.append(
-            {
-                "what": what,
-                "figure": round(figure, 3),
-                "wanted_max": round(wanted_max, 3),
-                "is_met": is_met,
-            }
-        )
+        claims.append(report.at_most(what, figure, wanted_max))
 
     if ("iris", 256) in found:
         control = float(found["control", 256]["cpu_s_per_1000"])
@@ -283,9 +265,20 @@ def _claims(figures: list[Figure], own: dict[str, dict[str, float]]) -> list[dic
     return claims
 
 
+def _grpcio_claims(figures: list[Figure]) -> list[report.Claim]:
+    """What is wanted of the daemon on grpcio, where it was measured."""
+    return [
+        report.at_least(
+            f"iris grpcio, {GRPCIO_IN_FLIGHT} in flight, requests/s to a bare grpc.aio echo's",
+            float(figure["rate_ratio_to_control"]),
+            GRPCIO_RATE_RATIO_MIN,
+        )
+        for figure in figures
+        if (figure["server"], figure["in_flight"]) == ("iris grpcio", GRPCIO_IN_FLIGHT)
+    ]
+
+
 def _print(figures: list[Figure], started: dict[str, Started]) -> None:
-    console = Console()
-    table = Table(title="One row a request; server on one core, load on another")
     columns = {
         "in_flight": "in flight",
         "server": "server",
@@ -296,29 +289,17 @@ def _print(figures: list[Figure], started: dict[str, Started]) -> None:
         "cpu_ratio_to_control": "CPU ratio",
         "rate_ratio_to_control": "rate ratio",
     }
-    for title in columns.values():
-        table.add_column(title, justify="left" if title == "server" else "right")
-    for figure in figures:
-        if figure["server"] in CONTROLS.values():
-            table.add_section()
-        table.add_row(*(_cell(key, figure[key]) for key in columns))
-    console.print(table)
+    report.print_figures(
+        "One row a request; server on one core, load on another",
+        columns,
+        figures,
+        text=("server",),
+        is_first=lambda figure: figure["server"] in CONTROLS.values(),
+    )
     for name, one in started.items():
-        console.print(
+        report.say(
             f"{name}: ready after {one.ready_s:.1f} s, daemon process {one.resident_mb:.0f} MB"
         )
-    for figure in figures:
-        if (figure["server"], figure["in_flight"]) == ("iris grpcio", GRPCIO_IN_FLIGHT):
-            console.print(
-                f"iris grpcio, {GRPCIO_IN_FLIGHT} in flight: {figure['rate_ratio_to_control']} of "
-                f"the requests/s of a bare grpc.aio echo; wanted: at least {GRPCIO_RATE_RATIO_MIN}"
-            )
-
-
-def _cell(key: str, value: float | str) -> str:
-    if isinstance(value, str) or key == "in_flight":
-        return str(value)
-    return f"{value:,.0f}" if key == "requests_per_s" else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -7,24 +7,19 @@ may wait is the best of a grid, found afterwards.
 """
 
 import argparse
-import json
-import platform
 import statistics
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 import fixedtime
 import models
 import openloop
+import report
 import servers
 from simulation import Outcome, Seconds, best, simulate
-
-RESULT = Path(__file__).parent / "results" / "poisson.json"
 
 ROWS_MAX = 8
 LOAD = 0.7
@@ -93,12 +88,10 @@ def main() -> None:
     runs = _measure(arguments)
     medians = _medians(runs)
     _print(runs, medians)
-    if any(value != parser.get_default(name) for name, value in vars(arguments).items()):
+    if not report.is_whole(parser, arguments):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, load on another",
+        **report.made_by("make bench"),
         "seconds": arguments.seconds,
         "requests_per_s": RATE,
         "rows_max": ROWS_MAX,
@@ -106,8 +99,7 @@ def main() -> None:
         "medians": medians,
         "runs": [_rounded(asdict(one)) for one in runs],
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _measure(arguments: argparse.Namespace) -> list[Run]:
@@ -180,8 +172,6 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
 
 
 def _print(runs: list[Run], medians: dict[str, float]) -> None:
-    console = Console()
-    table = Table(title=f"{RATE:,.0f} requests/s of one row, 5 ms a batch of up to {ROWS_MAX} rows")
     lines = {
         "rows_mean": "rows of a batch, mean",
         "best_rows_mean": "  simulated, with the best delay",
@@ -200,27 +190,19 @@ def _print(runs: list[Run], medians: dict[str, float]) -> None:
         "late_p99_ms": "requests sent late by, p99 ms",
         "late_max_ms": "  at most, ms",
     }
-    table.add_column("")
-    for number in range(1, len(runs) + 1):
-        table.add_column(f"run {number}", justify="right")
-    table.add_column("median", justify="right")
-    columns = [*map(asdict, runs), medians]
-    for name, title in lines.items():
-        table.add_row(title, *(f"{column[name]:.2f}" for column in columns))
-    console.print(table)
-    rows_ratio, p99_ratio = medians["rows_ratio"], medians["p99_ratio"]
-    console.print(
-        f"mean batch: {rows_ratio:.3f} of the simulation's best; wanted: within "
-        f"{ROWS_RATIO_OFF_MAX:.0%}: {_verdict(abs(rows_ratio - 1) <= ROWS_RATIO_OFF_MAX)}"
+    columns = {**{f"run {n}": asdict(run) for n, run in enumerate(runs, 1)}, "median": medians}
+    report.print_turns(
+        f"{RATE:,.0f} requests/s of one row, 5 ms a batch of up to {ROWS_MAX} rows",
+        {name: (title, ".2f") for name, title in lines.items()},
+        columns,
     )
-    console.print(
-        f"p99: {p99_ratio:.3f} of the simulation's best; wanted: at most {P99_RATIO_MAX:.2f}: "
-        f"{_verdict(p99_ratio <= P99_RATIO_MAX)}"
+    off = abs(medians["rows_ratio"] - 1)
+    report.print_claims(
+        [
+            report.at_most("mean batch, off the simulation's best by", off, ROWS_RATIO_OFF_MAX),
+            report.at_most("p99 to the simulation's best", medians["p99_ratio"], P99_RATIO_MAX),
+        ]
     )
-
-
-def _verdict(is_met: bool) -> str:
-    return "met" if is_met else "not met"
 
 
 if __name__ == "__main__":

@@ -5,20 +5,17 @@ default of `[server] threads` is the cores divided by the workers: it is held ag
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import models
+import report
 
 ROWS = 8
-RESULTS = Path(__file__).parent / "results" / "threads.json"
 # The default may cost so much of the best rate.
 OF_THE_BEST_MIN = 0.95
 
@@ -41,27 +38,40 @@ def main() -> None:
     for workers, threads in track(combinations * arguments.turns, "measuring"):
         rates[workers, threads].append(rows_per_s(uri, workers, threads, arguments.seconds))
     medians = {each: sorted(found)[len(found) // 2] for each, found in rates.items()}
-    table = Table("workers", "threads each", "rows/s", "of the best")
     shown = []
     for (workers, threads), rate in medians.items():
         best = max(other for (w, _), other in medians.items() if w == workers)
-        is_default = threads == max(1, cores // workers)
-        mark = " (default)" if is_default else ""
-        table.add_row(str(workers), f"{threads}{mark}", f"{rate:,.0f}", f"{rate / best:.2f}")
         shown.append(
             {
                 "workers": workers,
                 "threads": threads,
                 "rows_per_s": rate,
                 "of_the_best": rate / best,
-                "is_default": is_default,
+                "is_default": threads == max(1, cores // workers),
             }
         )
-    Console().print(table)
+    report.print_figures(
+        f"The CNN in batches of {ROWS} rows, called by several processes at once",
+        {
+            "workers": "workers",
+            "threads": "threads each",
+            "is_default": "",
+            "rows_per_s": "rows/s",
+            "of_the_best": "of the best",
+        },
+        shown,
+        cell=_cell,
+    )
     worst = min(each["of_the_best"] for each in shown if each["is_default"])
-    verdict = "met" if worst >= OF_THE_BEST_MIN else "not met"
-    print(f"the default is at least {OF_THE_BEST_MIN} of the best: {worst:.2f}, {verdict}")
-    RESULTS.write_text(json.dumps({"cores": cores, "rows": ROWS, "rates": shown}, indent=1) + "\n")
+    report.print_claims([report.at_least("the default, of the best", worst, OF_THE_BEST_MIN)])
+    if report.is_whole(parser, arguments):
+        report.store(__file__, {"cores": cores, "rows": ROWS, "rates": shown})
+
+
+def _cell(key: str, value: float) -> str:
+    if key == "is_default":
+        return "default" if value else ""
+    return f"{value:.2f}" if key == "of_the_best" else f"{value:,.0f}"
 
 
 def rows_per_s(uri: str, workers: int, threads: int, seconds: float) -> float:

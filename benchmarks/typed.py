@@ -10,7 +10,6 @@ import argparse
 import json
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -21,11 +20,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 import h2load
 import models
+import report
 import servers
 from headrace.typed import service_name
 from headrace_client import Client
 
-RESULT = Path(__file__).parent / "results" / "typed.json"
 IN_FLIGHT = 32
 # Of 1000 rows each: more would exceed queue_rows_max.
 IN_FLIGHT_MANY = 8
@@ -54,7 +53,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=3, help="turns per figure (default 3)")
-    turns = parser.parse_args().turns
+    arguments = parser.parse_args()
     h2load.require()
     server_core, load_core = servers.cores()
     store = models.prepare()
@@ -69,11 +68,12 @@ def main() -> None:
             ["server.typed_tags=false"],
         ) as server:
             forms = _forms(server, is_native=transport == "native")
-            result[transport] = _measured(server, forms, turns, load_core)
+            result[transport] = _measured(server, forms, arguments.turns, load_core)
     for transport, figures in result.items():
         for name, figure in figures.items():
             print(f"{transport:7} {name:22}", json.dumps(figure))
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    if report.is_whole(parser, arguments):
+        report.store(__file__, result)
 
 
 def _forms(server: servers.Server, *, is_native: bool) -> list[Form]:
@@ -92,7 +92,7 @@ def _forms(server: servers.Server, *, is_native: bool) -> list[Form]:
         add("ModelInfer 1000 rows", servers.INFER, servers.body("iris", many))
         add("Predict 1000 rows", *_typed(channel, "iris", "Predict", many))
         if is_native:
-            with Client(f"127.0.0.1:{server.port}", timeout_s=None) as client:
+            with Client(f"127.0.0.1:{server.port}", timeout_s=600) as client:
                 client.load("late", "models:/iris@champion")
             add("late PredictRow", *_typed(channel, "late", "PredictRow", row))
     return forms

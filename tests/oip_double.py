@@ -52,6 +52,7 @@ class Double:
         unloads: The name in every RepositoryModelUnload request.
         infer_requests: Every ModelInfer request, read by protobuf.
         metadata_asked: (name, version) of every ModelMetadata request.
+        left_s: Seconds that every call had left when it came.
         authorizations: What every call bore as its authorization; None where nothing.
         holding: While set, answers of ModelInfer are held back.
         release: What they wait for.
@@ -67,6 +68,7 @@ class Double:
     unloads: list[str] = field(default_factory=list)
     infer_requests: list[oip.ModelInferRequest] = field(default_factory=list)
     metadata_asked: list[tuple[str, str]] = field(default_factory=list)
+    left_s: list[float] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     is_ready: bool = True
     is_holding: bool = False
@@ -74,17 +76,23 @@ class Double:
     timings: str = ""
     pushback_ms: str = ""
     timings_asked: list[bool] = field(default_factory=list)
+    host: str = "127.0.0.1"
     port: int = 0
 
     @property
     def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def handlers(self) -> dict[str, Any]:
         def handler(method: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
             name = method.__name__
+
+            def recorded(request: Any, context: grpc.ServicerContext) -> Any:
+                self.left_s.append(context.time_remaining())
+                return method(request, context)
+
             return grpc.unary_unary_rpc_method_handler(
-                method,
+                recorded,
                 request_deserializer=getattr(oip, f"{name}Request").FromString,
                 response_serializer=getattr(oip, f"{name}Response").SerializeToString,
             )
@@ -211,10 +219,11 @@ def serving(
     models: dict[str, ServedModel],
     credentials: grpc.ServerCredentials | None = None,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
 ) -> Iterator[Double]:
     """A double that listens on *port* of this machine, or a free one, until the block ends."""
-    double = Double(models=models)
+    double = Double(models=models, host=host)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
         server = grpc.server(
             threads,
@@ -229,9 +238,9 @@ def serving(
         )
         server.add_generic_rpc_handlers((service,))
         if credentials is None:
-            double.port = server.add_insecure_port(f"127.0.0.1:{port}")
+            double.port = server.add_insecure_port(f"{host}:{port}")
         else:
-            double.port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
+            double.port = server.add_secure_port(f"{host}:{port}", credentials)
         server.start()
         try:
             yield double

@@ -29,13 +29,14 @@ from .channel import (
     channel_options,
     channel_targets,
 )
+from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, watch
+from .forks import Inherited, check_aio, connection_options, watch
 from .hedges import first_answer_aio
 from .inputs import Data, Form
-from .many import IN_FLIGHT_MAX, as_completed_aio, check_in_flight, in_order_aio, raising_aio
+from .many import IN_FLIGHT_MAX, as_completed_aio, check_bounds, in_order_aio, raising_aio
 from .security import Tls, call_metadata, channel_credentials, tls_options
-from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
+from .session import AS_IS, Ask, Session, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
 _Request = TypeVar("_Request")
@@ -52,7 +53,7 @@ class AsyncClient:
         self,
         target: str | Sequence[str] | grpc.aio.Channel = DEFAULT_TARGET,
         *,
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         token: str | None = None,
         tls: bool | Tls | None = None,
@@ -60,10 +61,13 @@ class AsyncClient:
         hedge_after_s: float | None = None,
         wait_for_ready: bool = False,
     ) -> None:
-        self._timeout_s = timeout_s
+        check_aio()
+        self._timeout_s = check_seconds("timeout_s", timeout_s)
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
-        self._hedge_after_s = hedge_after_s
+        self._hedge_after_s = (
+            None if hedge_after_s is None else check_seconds("hedge_after_s", hedge_after_s)
+        )
         self._is_owner = not isinstance(target, grpc.aio.Channel)
         if isinstance(target, grpc.aio.Channel):
             self._target, self._channel = "a channel", target
@@ -73,6 +77,7 @@ class AsyncClient:
             options = tls_options(tls) + channel_options(
                 message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
             )
+            options += connection_options()
             if credentials is None:
                 options += authority_options(self._target)
             self._channel = (
@@ -85,7 +90,7 @@ class AsyncClient:
             INFER_METHOD, None, None
         )
         self._session = Session()
-        watch(self, AsyncClient._leave_to_parent)
+        watch(self, AsyncClient._leave_to_parent, is_aio=True)
 
     async def predict(
         self,
@@ -185,7 +190,7 @@ class AsyncClient:
         """See `Client.predict_many`; the items may come asynchronously."""
         if errors not in ("raise", "yield"):
             raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
-        check_in_flight(in_flight_max)
+        check_bounds(in_flight_max, timeout)
 
         def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
             return self.submit(
@@ -214,7 +219,7 @@ class AsyncClient:
         parameters: Mapping[str, Parameter] | None = None,
     ) -> AsyncIterator[tuple[int, Prediction | HeadraceClientError]]:
         """See `Client.predict_as_completed`; the items may come asynchronously."""
-        check_in_flight(in_flight_max)
+        check_bounds(in_flight_max, timeout)
 
         def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
             return self.submit(
@@ -317,22 +322,21 @@ class AsyncClient:
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited
+        self._is_owner = False
         return left
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._target}>"
 
-    async def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
+    async def _send(self, ask: Ask, form: Form, deadline: float) -> Prediction:
         return await self._ask(ask, form, self._session.encode(ask, form), deadline)
 
-    async def _ask(
-        self, ask: Ask, form: Form, payload: bytes, deadline: float | None
-    ) -> Prediction:
+    async def _ask(self, ask: Ask, form: Form, payload: bytes, deadline: float) -> Prediction:
         answer, trailing = await self._answered(payload, deadline, is_timed=ask.timings)
         return self._session.decode(ask, form, answer, trailing)
 
     async def _answered(
-        self, payload: bytes, deadline: float | None, *, is_timed: bool
+        self, payload: bytes, deadline: float, *, is_timed: bool
     ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
         """The bytes of an answer, and for a timed request what came behind it."""
         if not is_timed and self._hedge_after_s is None:
@@ -351,12 +355,12 @@ class AsyncClient:
             raise error_of(error) from error
         return answer, await call.trailing_metadata()
 
-    async def _learn(self, model: str, version: str, deadline: float | None) -> Form:
+    async def _learn(self, model: str, version: str, deadline: float) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)
         answer = await self._call(self._stub.ModelMetadata, request, deadline)
         return self._session.learn(model, version, answer)
 
-    async def _relearn(self, form: Form, ask: Ask, deadline: float | None) -> Form | None:
+    async def _relearn(self, form: Form, ask: Ask, deadline: float) -> Form | None:
         """The form the model has now; None where *form* was right, or the server does not say."""
         self._session.forget(ask.model, ask.version)
         try:
@@ -366,9 +370,7 @@ class AsyncClient:
             return None
         return None if now.metadata == form.metadata else now
 
-    async def _finish(
-        self, ask: Ask, form: Form, payload: bytes, deadline: float | None
-    ) -> Prediction:
+    async def _finish(self, ask: Ask, form: Form, payload: bytes, deadline: float) -> Prediction:
         try:
             return await self._ask(ask, form, payload, deadline)
         except (InvalidArgument, NotFound):
@@ -379,12 +381,12 @@ class AsyncClient:
         self,
         method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
-        deadline: float | None,
+        deadline: float,
     ) -> _Answer:
         try:
             return await method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 
-    def _deadline_at(self, timeout: float | None) -> float | None:
-        return deadline_at(self._timeout_s if timeout is None else timeout)
+    def _deadline_at(self, timeout: float | None) -> float:
+        return deadline_at(timeout, self._timeout_s)

@@ -24,14 +24,15 @@ from .channel import (
     channel_options,
     channel_targets,
 )
+from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, watch
+from .forks import Inherited, connection_options, watch
 from .futures import PredictionFuture
 from .hedges import first_answer
 from .inputs import Data, Form
-from .many import IN_FLIGHT_MAX, as_completed, check_in_flight, in_order, raising
+from .many import IN_FLIGHT_MAX, as_completed, check_bounds, in_order, raising
 from .security import Tls, call_metadata, channel_credentials, tls_options
-from .session import AS_IS, Ask, Session, deadline_at, left_s, load_request
+from .session import AS_IS, Ask, Session, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
 _Request = TypeVar("_Request")
@@ -49,7 +50,7 @@ class Client:
         self,
         target: str | Sequence[str] | grpc.Channel = DEFAULT_TARGET,
         *,
-        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
         token: str | None = None,
         tls: bool | Tls | None = None,
@@ -64,7 +65,8 @@ class Client:
                 that gRPC resolves, as "unix:path". Calls go in turn to every address that DNS
                 has of it, or to all of a list. Or a channel, which others may use too: it is not
                 closed here, and what says how to connect (limits, TLS, retries) is its own affair.
-            timeout_s: How long a call may take where it does not say so itself; None for ever.
+            timeout_s: How long a call may take where it does not say so itself: seconds above 0, at
+                most a year. No call is without a deadline.
             message_bytes_max: The longest message that is sent or accepted.
             token: What the server knows us by, where it wants to.
             tls: Whether the connection is encrypted: True with the system's authorities, or a `Tls`
@@ -80,10 +82,12 @@ class Client:
             ValueError: *target* is no address, *token* no token, a file of *tls* cannot be used, or
                 a number is out of its range.
         """
-        self._timeout_s = timeout_s
+        self._timeout_s = check_seconds("timeout_s", timeout_s)
         self._metadata = call_metadata(token)
         self._timed_metadata = (*(self._metadata or ()), ASKED)
-        self._hedge_after_s = hedge_after_s
+        self._hedge_after_s = (
+            None if hedge_after_s is None else check_seconds("hedge_after_s", hedge_after_s)
+        )
         self._is_owner = not isinstance(target, grpc.Channel)
         if isinstance(target, grpc.Channel):
             self._target, self._channel = "a channel", target
@@ -93,6 +97,7 @@ class Client:
             options = tls_options(tls) + channel_options(
                 message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
             )
+            options += connection_options()
             if credentials is None:
                 options += authority_options(self._target)
             self._channel = (
@@ -141,6 +146,7 @@ class Client:
             InputMismatch: *data* does not fit the model's inputs; it was not sent.
             HeadraceClientError: The call failed, in the class of its status.
             TypeError: *data* or a parameter is of a type that cannot be sent.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         deadline = self._deadline_at(timeout)
         ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
@@ -178,6 +184,7 @@ class Client:
             InputMismatch: *data* does not fit the model's inputs; it was not sent.
             HeadraceClientError: The model's metadata cannot be had.
             TypeError: *data* or a parameter is of a type that cannot be sent.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         deadline = self._deadline_at(timeout)
         ask = Ask(model, version, data, outputs, parameters, request_id, priority, timings)
@@ -261,11 +268,11 @@ class Client:
         Raises:
             HeadraceClientError: As *errors* says.
             TypeError: An item or a parameter is of a type that cannot be sent.
-            ValueError: *in_flight_max* is below one.
+            ValueError: *in_flight_max* is below one, or *timeout* no number of seconds.
         """
         if errors not in ("raise", "yield"):
             raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
-        check_in_flight(in_flight_max)
+        check_bounds(in_flight_max, timeout)
 
         def send(data: Data) -> PredictionFuture:
             return self.submit(
@@ -299,9 +306,9 @@ class Client:
 
         Raises:
             TypeError: An item or a parameter is of a type that cannot be sent.
-            ValueError: *in_flight_max* is below one.
+            ValueError: *in_flight_max* is below one, or *timeout* no number of seconds.
         """
-        check_in_flight(in_flight_max)
+        check_bounds(in_flight_max, timeout)
 
         def send(data: Data) -> PredictionFuture:
             return self.submit(
@@ -338,6 +345,7 @@ class Client:
             InputMismatch: No datatype carries an array; nothing was sent.
             HeadraceClientError: The call failed, in the class of its status.
             TypeError: A parameter is of a type that cannot be sent.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         ask = Ask(model, version, tensors, outputs, parameters, request_id, priority, timings)
         return self._send(ask, AS_IS, self._deadline_at(timeout))
@@ -358,6 +366,7 @@ class Client:
 
         Raises:
             HeadraceClientError: The call failed, in the class of its status.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         return self._answered(payload, self._deadline_at(timeout), is_timed=False)[0]
 
@@ -387,11 +396,13 @@ class Client:
             model: The name to serve it by.
             uri: What to load, as "models:/iris/3"; a path is one of the server's. Empty for the URI
                 that the name was loaded from, else for the registered model of that name.
-            timeout: Seconds to wait, None for the client's; the server goes on loading after it.
+            timeout: Seconds to wait, None for the client's; the server goes on loading after it. A
+                large model may want more than the client's.
 
         Raises:
             HeadraceClientError: It was not loaded, and the name serves what it did; or the call
                 failed otherwise, in the class of its status.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         request = load_request(model, uri)
         try:
@@ -408,6 +419,7 @@ class Client:
 
         Raises:
             HeadraceClientError: The call failed; NotFound for a model that the server never held.
+            ValueError: *timeout* is no number of seconds above 0.
         """
         request = oip.RepositoryModelUnloadRequest(model_name=model)
         self._call(self._stub.RepositoryModelUnload, request, self._deadline_at(timeout))
@@ -449,18 +461,19 @@ class Client:
         inherited: Any = Inherited()
         left = (self._channel, self._stub, self._infer)
         self._channel = self._stub = self._infer = inherited
+        self._is_owner = False
         return left
 
     def __repr__(self) -> str:
         return f"<Client {self._target}>"
 
-    def _send(self, ask: Ask, form: Form, deadline: float | None) -> Prediction:
+    def _send(self, ask: Ask, form: Form, deadline: float) -> Prediction:
         payload = self._session.encode(ask, form)
         answer, trailing = self._answered(payload, deadline, is_timed=ask.timings)
         return self._session.decode(ask, form, answer, trailing)
 
     def _answered(
-        self, payload: bytes, deadline: float | None, *, is_timed: bool
+        self, payload: bytes, deadline: float, *, is_timed: bool
     ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
         """The bytes of an answer, and for a timed request what came behind it."""
         if not is_timed and self._hedge_after_s is None:
@@ -483,12 +496,12 @@ class Client:
             raise error_of(error) from error
         return answer, call.trailing_metadata()
 
-    def _learn(self, model: str, version: str, deadline: float | None) -> Form:
+    def _learn(self, model: str, version: str, deadline: float) -> Form:
         request = oip.ModelMetadataRequest(name=model, version=version)
         answer = self._call(self._stub.ModelMetadata, request, deadline)
         return self._session.learn(model, version, answer)
 
-    def _relearn(self, form: Form, ask: Ask, deadline: float | None) -> Form | None:
+    def _relearn(self, form: Form, ask: Ask, deadline: float) -> Form | None:
         """The form the model has now; None where *form* was right, or the server does not say."""
         self._session.forget(ask.model, ask.version)
         try:
@@ -506,12 +519,12 @@ class Client:
         self,
         method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
-        deadline: float | None,
+        deadline: float,
     ) -> _Answer:
         try:
             return method(request, timeout=left_s(deadline), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 
-    def _deadline_at(self, timeout: float | None) -> float | None:
-        return deadline_at(self._timeout_s if timeout is None else timeout)
+    def _deadline_at(self, timeout: float | None) -> float:
+        return deadline_at(timeout, self._timeout_s)

@@ -6,13 +6,15 @@ from typing import Self
 import grpc
 
 from .errors import Cancelled, HeadraceClientError, error_of
+from .forks import process
 from .types import Prediction
 
 
 class PredictionFuture:
     """The answer to a request that `Client.submit` sent. Safe from any thread.
 
-    Hold on to it, or give it a callback: gRPC cancels a request whose future nobody has.
+    Hold on to it, or give it a callback: gRPC cancels a request whose future nobody has. In a
+    forked child each method raises RuntimeError: the answer comes to the parent.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class PredictionFuture:
         self._call = call
         self._decode = decode
         self._on_error = on_error
+        self._generation = process.generation
 
     def result(self, timeout: float | None = None) -> Prediction:
         """Wait for the answer, at most *timeout* seconds.
@@ -34,7 +37,7 @@ class PredictionFuture:
             TimeoutError: There is no answer yet; the request goes on.
         """
         try:
-            payload = self._call.result(timeout)
+            payload = self._own_call().result(timeout)
         except grpc.FutureTimeoutError:
             raise TimeoutError(f"no answer within {timeout} s") from None
         except grpc.FutureCancelledError:
@@ -59,20 +62,31 @@ class PredictionFuture:
 
     def done(self) -> bool:
         """Whether the request has ended, in whatever way."""
-        return self._call.done()
+        return self._own_call().done()
 
     def cancelled(self) -> bool:
         """Whether it ended by `cancel`."""
-        return self._call.cancelled()
+        return self._own_call().cancelled()
 
     def cancel(self) -> bool:
         """Withdraw the request; whether that came before its end."""
-        return self._call.cancel()
+        return self._own_call().cancel()
 
     def add_done_callback(self, callback: Callable[[Self], None]) -> None:
         """Call *callback* with this future once it is done, at once or from a thread of gRPC's."""
-        self._call.add_done_callback(lambda _: callback(self))
+        self._own_call().add_done_callback(lambda _: callback(self))
+
+    def _own_call(self) -> "grpc.Future[bytes]":
+        # Nobody in a forked child would ever end it.
+        if self._generation != process.generation:
+            raise RuntimeError(
+                "this prediction was asked for before the process forked, and its answer comes to "
+                "the parent: make a client in each process, after the fork"
+            )
+        return self._call
 
     def __repr__(self) -> str:
+        if self._generation != process.generation:
+            return "<PredictionFuture of the parent process>"
         state = "cancelled" if self.cancelled() else "done" if self.done() else "pending"
         return f"<PredictionFuture {state}>"

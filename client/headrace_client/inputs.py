@@ -209,15 +209,17 @@ class Form:
         if specs is not None and len(specs) < len(names):
             names = tuple(spec.name for spec in specs)
             datatypes = tuple(spec.datatype for spec in specs)
-        shapes = tuple(array.shape for array in arrays)
+        shapes = tuple([array.shape for array in arrays])
         rows = shapes[0][:1]
-        for name, shape in zip(names, shapes, strict=True):
-            if shape[:1] != rows:
-                raise InputMismatch(
-                    input=name,
-                    expected=f"{_rows(rows)} as in {names[0]!r}",
-                    got=_rows(shape[:1]),
-                )
+        # As most are: all of one shape.
+        if shapes.count(shapes[0]) < len(shapes):
+            for name, shape in zip(names, shapes, strict=True):
+                if shape[:1] != rows:
+                    raise InputMismatch(
+                        input=name,
+                        expected=f"{_rows(rows)} as in {names[0]!r}",
+                        got=_rows(shape[:1]),
+                    )
         raws = [
             _encode(name, array, DATATYPES[datatype])
             for name, array, datatype in zip(names, arrays, datatypes, strict=True)

@@ -21,6 +21,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
+from .deadlines import check_seconds
 from .errors import HeadraceClientError
 from .futures import PredictionFuture
 from .inputs import Data
@@ -33,12 +34,14 @@ Send: TypeAlias = Callable[[Data], PredictionFuture]
 SendAio: TypeAlias = Callable[[Data], "Awaitable[asyncio.Task[Prediction]]"]
 
 
-def check_in_flight(in_flight_max: int) -> None:
-    """Refuse a bound that lets nothing through.
+def check_bounds(in_flight_max: int, timeout: float | None) -> None:
+    """Refuse bounds that let nothing through, before the first item is taken.
 
     Raises:
-        ValueError: It is below one.
+        ValueError: *in_flight_max* is below one, or *timeout* no number of seconds.
     """
+    if timeout is not None:
+        check_seconds("timeout", timeout)
     if in_flight_max < 1:
         raise ValueError(f"in_flight_max: expected at least 1, got {in_flight_max}")
 

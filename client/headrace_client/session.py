@@ -3,7 +3,6 @@
 Shared by the synchronous and the asyncio client, which add only the sending.
 """
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -116,13 +115,3 @@ def load_request(model: str, uri: str) -> RepositoryModelLoadRequest:
     if uri:
         request.parameters["uri"].string_param = uri
     return request
-
-
-def deadline_at(timeout_s: float | None) -> float | None:
-    """The instant (seconds, monotonic clock) at which a call that begins now has to end."""
-    return None if timeout_s is None else time.monotonic() + timeout_s
-
-
-def left_s(deadline: float | None) -> float | None:
-    """Seconds until *deadline*; what gRPC takes as a timeout."""
-    return None if deadline is None else deadline - time.monotonic()

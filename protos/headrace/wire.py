@@ -3,7 +3,10 @@
 Enough to keep large raw tensors out of protobuf: the top-level fields of a message, and lengths.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+# The numbers that are one byte.
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
 
 
 class WireError(ValueError):
@@ -40,10 +43,16 @@ def split(payload: bytes, *, id_tag: int, raw_tag: int) -> Fields:
     at, end = 0, len(payload)
     while at < end:
         begin = at
-        tag, start = read_varint(payload, at)
+        # Most numbers are one byte: those are read here and now.
+        tag, start = payload[at], at + 1
+        if tag >= 0x80:
+            tag, start = read_varint(payload, at)
         match tag & 7:
             case 2:
-                size, start = read_varint(payload, start)
+                if start < end and (size := payload[start]) < 0x80:
+                    start += 1
+                else:
+                    size, start = read_varint(payload, start)
                 at = start + size
             case 0:
                 _, at = read_varint(payload, start)
@@ -89,6 +98,8 @@ def read_varint(payload: bytes | memoryview, at: int) -> tuple[int, int]:
 
 def varint(value: int) -> bytes:
     """A number of 0 or more, as protobuf writes lengths."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -1,63 +1,16 @@
-"""Service: which model and version a request means, whether it fits, and whether there is room.
+"""Service: which model and version a request means, and whether there is room for it.
 
-The transports' one counterpart. It turns what a message asks into a plan, once per kind of request,
-and hands bursts of requests to the schedulers they are planned for.
+The transports' one counterpart. It has a plan made once per kind of request (planning.py), and
+hands bursts of requests to the schedulers they are planned for.
 """
 
-import json
-import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-from headrace.datatypes import BYTES, DATATYPES
-from headrace.parameters import Given as GivenParameter
-from headrace.parameters import fill_parameters
-from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
-from headrace.typed import SIGNATURE_KEY, SIGNATURE_PARAMETER, drift
-
-from .errors import InvalidRequest, ResourceExhausted, SignatureChanged
-from .instrument import Instrument
-from .ragged import bucket_of
-from .repository.model import ModelVersion
+from .errors import ResourceExhausted
+from .planning import Ask, plan
 from .repository.repository import Repository
-from .types import InputLayout, Outputs, OutputTensor, Plan, Request, Target
-
-# Rows of one request; also what keeps products of sizes far from overflow.
-ROWS_MAX = 2**31 - 1
-# numpy's older limit, and more than any model has.
-AXES_MAX = 32
-NAME_BYTES_MAX = 1024
-PARAMETERS_BYTES_MAX = 64 * 1024
-TENSORS_MAX = 2**16 - 1
-
-# Parameters that every request may have, the protocol's own; a model whose signature has one of
-# that name gets it instead.
-_PROTOCOL_PARAMETERS = ("priority", "timeout")
-_OWN_PARAMETERS = (*_PROTOCOL_PARAMETERS, SIGNATURE_PARAMETER)
-# tritonclient, kserve and other callers set these; they mean nothing here and harm nothing.
-TOLERATED = frozenset(
-    {"content_type", "headers", "binary_data", "binary_data_output", "binary_data_size"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a message asks for, apart from its tensors' bytes.
-
-    Attributes:
-        model: Served name.
-        version: Empty, a number, or "@" and an alias.
-        inputs: The tensors, as stated.
-        outputs: Names of the outputs wanted; empty for all.
-        parameters: Its parameters, the protocol's own among them.
-    """
-
-    model: str
-    version: str
-    inputs: tuple[Given, ...]
-    outputs: tuple[str, ...] = ()
-    parameters: Mapping[str, GivenParameter] = field(default_factory=dict)
+from .types import Plan, Request, Target
 
 
 class Service:
@@ -106,58 +59,13 @@ class Service:
         return self.repository.generation
 
     def plan(self, ask: Ask) -> Plan:
-        """What every request that looks like *ask* will need.
+        """What every request that looks like *ask* will need; see `planning.plan`.
 
         Raises:
             ModelNotFound, ModelLoading, ModelUnavailable: The model cannot be asked.
             InvalidRequest: The tensors or outputs do not fit it.
         """
-        model = self.repository.find(ask.model, ask.version)
-        # First of all: a model that is still loading has no signature to check against.
-        target = model.scheduler
-        if max(len(ask.inputs), len(ask.outputs)) > TENSORS_MAX:
-            raise InvalidRequest(f"a request has at most {TENSORS_MAX} inputs and outputs")
-        for tensor in ask.inputs:
-            _check_shape(tensor)
-        own, given = _told_apart(model.signature, ask.parameters)
-        if SIGNATURE_PARAMETER in own:
-            check_signature(model, own[SIGNATURE_PARAMETER])
-        try:
-            order, rows, exact = _fit(model.signature, ask.inputs)
-            parameters = _parameters(model.signature, given)
-        except SignatureMismatch as error:
-            raise InvalidRequest(f"model {ask.model!r}: {error}") from None
-        _check_outputs(model, ask.outputs)
-        columns = {} if model.signature is None else _columns(model.signature)
-        inputs = [ask.inputs[index] for index in order]
-        shaping = None
-        bucketed = bucket_of(model.settings.bucket_by, model.signature, inputs) if rows else None
-        if bucketed is not None:
-            shaping, inputs = bucketed
-            if shaping.mask is not None:
-                order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
-        layouts = tuple(_layout(tensor, columns) for tensor in inputs)
-        elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
-        is_scalar = not all(layout.has_rows for layout in layouts)
-        return Plan(
-            target=target if rows else NoRows(target.instrument, _no_rows(model, ask.outputs)),
-            key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar, parameters=parameters),
-            rows=rows,
-            order=order,
-            byte_counts=tuple(
-                -1 if (datatype := DATATYPES[tensor.datatype]) is BYTES else n * datatype.itemsize
-                for tensor, n in zip(ask.inputs, elements, strict=True)
-            ),
-            element_counts=elements,
-            checked=tuple(
-                at
-                for at, index in enumerate(order)
-                if index in exact or layouts[at].datatype.name == "BOOL"
-            ),
-            timeout_s=_timeout_s(own),
-            priority=_priority(model, own),
-            shaping=shaping,
-        )
+        return plan(self.repository.find(ask.model, ask.version), ask)
 
     def submit(self, target: Target, requests: Sequence[Request]) -> None:
         """Queue *requests* where they are planned for; each is answered through its reply."""
@@ -179,199 +87,3 @@ class Service:
                 request.reply.fail(request, error)
             return
         target.submit(requests)
-
-
-def check_signature(model: ModelVersion, sent: object) -> None:
-    """Whether a caller that was made for the signature of fingerprint *sent* still fits *model*.
-
-    Raises:
-        InvalidRequest: *sent* is no fingerprint.
-        SignatureChanged: It does not fit; the message names what has changed.
-    """
-    # A stub may have been made of what the registry says, or of what the model was seen to do.
-    known = [each for each in (model.signature, model.declared) if each is not None]
-    try:
-        drifts = (
-            [drift(sent, each, model.fields) for each in known] if isinstance(sent, str) else []
-        )
-    except ValueError as error:
-        raise InvalidRequest(f"{SIGNATURE_KEY}: {error}") from None
-    if not any(each.is_compatible for each in drifts):
-        why = f": {drifts[0]}" if drifts else ""
-        raise SignatureChanged(
-            f"model {model.name!r} version {model.version} has another signature than the caller "
-            f"was made for{why}"
-        )
-
-
-class NoRows:
-    """A target that answers requests of no rows at once: many models fail on them."""
-
-    def __init__(self, instrument: Instrument, outputs: Outputs) -> None:
-        self._instrument = instrument
-        self._outputs = outputs
-
-    def submit(self, requests: Sequence[Request]) -> None:
-        """See `types.Target`."""
-        for request in requests:
-            if not request.is_cancelled:
-                self._instrument.answered_empty += 1
-                request.reply.answer(request, self._outputs, 0, 0)
-
-    def cancel(self, request: Request) -> None:
-        """See `types.Target`."""
-        request.is_cancelled = True
-
-
-def _no_rows(model: ModelVersion, wanted: Sequence[str]) -> Outputs:
-    """No rows of the outputs that *model* is known to have; inner axes of any size are 0.
-
-    Raises:
-        InvalidRequest: They are not known, or do not follow the rows.
-    """
-    specs = {spec.name: spec for spec in model.signature.outputs} if model.signature else {}
-    if not specs:
-        raise InvalidRequest(
-            f"model {model.name!r}: expected at least 1 row, got none; its outputs are not known"
-        )
-    tensors = []
-    for spec in (specs[name] for name in wanted or specs):
-        if spec.shape[:1] != (-1,):
-            raise InvalidRequest(
-                f"model {model.name!r}: expected at least 1 row, got none; its output "
-                f"{spec.name!r} of shape {list(spec.shape)} does not follow the rows"
-            )
-        shape = (0, *(max(size, 0) for size in spec.shape[1:]))
-        tensors.append(OutputTensor(spec.name, DATATYPES[spec.datatype], shape, b""))
-    return Outputs((model.name, model.version), tuple(tensors), 0)
-
-
-def _fit(
-    signature: Signature | None, inputs: Sequence[Given]
-) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Order, rows and the tensors to check for exactness; any tensors fit a missing signature."""
-    if signature is None or not signature.inputs:
-        for tensor in inputs:
-            if tensor.datatype not in DATATYPES:
-                raise SignatureMismatch(
-                    f"input {tensor.name!r}: unknown datatype {tensor.datatype!r}, expected one of "
-                    f"{', '.join(DATATYPES)}"
-                )
-        if (twice := _repeated([tensor.name for tensor in inputs])) is not None:
-            raise SignatureMismatch(f"input {twice!r} is given twice")
-        return tuple(range(len(inputs))), common_rows(inputs), ()
-    fit = signature.fit(inputs)
-    return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
-
-
-def _told_apart(
-    signature: Signature | None, given: Mapping[str, GivenParameter]
-) -> tuple[dict[str, GivenParameter], dict[str, GivenParameter]]:
-    """The parameters that are the protocol's own, and those that are for the model."""
-    known = {spec.name for spec in signature.params} if signature else set()
-    own = {name: given[name] for name in _OWN_PARAMETERS if name in given and name not in known}
-    return own, {name: value for name, value in given.items() if name not in own}
-
-
-def _timeout_s(own: Mapping[str, GivenParameter]) -> float:
-    """How long a request may take, in seconds; infinity where it does not say."""
-    if "timeout" not in own:
-        return math.inf
-    microseconds = own["timeout"]
-    # Not isinstance: True is an int.
-    if type(microseconds) is not int or microseconds <= 0:
-        raise InvalidRequest("parameter 'timeout': expected microseconds above 0 as int64")
-    return microseconds / 1e6
-
-
-def _priority(model: ModelVersion, own: Mapping[str, GivenParameter]) -> int:
-    """The level of a request: what it says, else the model's default, else the lowest."""
-    settings = model.settings
-    levels = settings.priority_levels
-    said = own.get("priority", 0)
-    if type(said) is not int or not 0 <= said <= levels:
-        raise InvalidRequest(
-            f"model {model.name!r}: parameter 'priority': expected a whole number from 0 to "
-            f"{levels}, as its priority_levels, got {said!r:.64}"
-        )
-    return said or settings.priority_default or levels
-
-
-def _parameters(signature: Signature | None, given: Mapping[str, GivenParameter]) -> bytes:
-    """The parameters of *signature* as JSON, completed by their defaults; empty for none."""
-    specs = () if signature is None else signature.params
-    known = {spec.name for spec in specs}
-    for name in given:
-        if name not in known and name not in TOLERATED:
-            expected = sorted(known.union(_PROTOCOL_PARAMETERS))
-            raise SignatureMismatch(f"unknown parameter {name[:128]!r}: expected one of {expected}")
-    if not specs:
-        return b""
-    filled = json.dumps(fill_parameters(specs, given)).encode()
-    if len(filled) > PARAMETERS_BYTES_MAX:
-        raise SignatureMismatch(
-            f"parameters: expected at most {PARAMETERS_BYTES_MAX} bytes of JSON, got {len(filled)}"
-        )
-    return filled
-
-
-def _check_shape(tensor: Given) -> None:
-    _check_name(tensor.name)
-    if len(tensor.shape) > AXES_MAX:
-        raise InvalidRequest(
-            f"input {tensor.name!r}: expected at most {AXES_MAX} axes, got {len(tensor.shape)}"
-        )
-    if any(size < 0 for size in tensor.shape):
-        raise InvalidRequest(
-            f"input {tensor.name!r}: shape {list(tensor.shape)} has a negative size"
-        )
-    if math.prod(size or 1 for size in tensor.shape) > ROWS_MAX:
-        raise InvalidRequest(
-            f"input {tensor.name!r}: shape {list(tensor.shape)} has more than {ROWS_MAX} elements"
-        )
-
-
-def _check_name(name: str) -> None:
-    if len(name.encode()) > NAME_BYTES_MAX:
-        raise InvalidRequest(
-            f"the tensor name {name[:32]!r}... is longer than {NAME_BYTES_MAX} bytes"
-        )
-
-
-def _check_outputs(model: ModelVersion, outputs: Sequence[str]) -> None:
-    known = [spec.name for spec in model.signature.outputs] if model.signature else []
-    for name in outputs:
-        _check_name(name)
-    if (twice := _repeated(outputs)) is not None:
-        raise InvalidRequest(f"output {twice!r} is asked for twice")
-    for name in outputs:
-        if known and name not in known:
-            raise InvalidRequest(f"model {model.name!r}: unknown output {name!r}, expected {known}")
-
-
-def _repeated(names: Sequence[str]) -> str | None:
-    """The first name that stands twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
-
-
-def _columns(signature: Signature) -> dict[str, TensorSpec]:
-    return {spec.name: spec for spec in signature.inputs if spec.kind in {"string", "json"}}
-
-
-def _layout(tensor: Given, columns: Mapping[str, TensorSpec]) -> InputLayout:
-    datatype = DATATYPES[tensor.datatype]
-    row_shape = tuple(tensor.shape[1:])
-    row_bytes = math.prod(row_shape) * datatype.itemsize
-    return InputLayout(
-        tensor.name,
-        datatype,
-        row_shape,
-        row_bytes,
-        has_rows=bool(tensor.shape),
-        column=columns.get(tensor.name),
-    )

@@ -430,11 +430,6 @@ def test_a_call_ends_at_its_timeout(double: Double, client: Client) -> None:
         client.submit("iris", ROW, timeout=0.05).result()
 
 
-def test_a_client_without_a_timeout_waits_for_the_answer(double: Double) -> None:
-    with Client(double.target, timeout_s=None) as client:
-        assert client.predict("iris", ROW).version == "1"
-
-
 def test_many_requests_are_in_flight_at_once(double: Double, client: Client) -> None:
     all_are_there = threading.Barrier(5, timeout=20)
 

@@ -1,19 +1,19 @@
 """How a client's connection behaves while servers come, go and fail, over real sockets."""
 
-import asyncio
 import json
-import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
 import oip_double
-from headrace_client import AsyncClient, Client, DeadlineExceeded, Tls, Unavailable
+from alike import KINDS
+from headrace_client import Client, DeadlineExceeded, Tls, Unavailable
 from headrace_client.channel import authority_options, channel_options, channel_targets
 from oip_double import Double
 
@@ -31,6 +31,11 @@ def double() -> Iterator[Double]:
 def other() -> Iterator[Double]:
     with oip_double.serving({"iris": oip_double.iris()}) as double:
         yield double
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 def test_names_in_a_list_are_resolved_and_addresses_taken_once() -> None:
@@ -59,12 +64,13 @@ def test_a_list_that_cannot_be_connected_to_is_refused(given: list[str], said: s
 
 
 def test_a_list_with_tls_says_which_name_the_certificates_bear() -> None:
-    with pytest.raises(ValueError, match="need Tls"):
-        Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"])
+    for tls in (None, True, Tls(), Tls(ca=b"unread")):
+        with pytest.raises(ValueError, match=r"need Tls\(server_name="):
+            Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=tls)
     with pytest.raises(ValueError, match="every target of a list, or before none"):
         Client(["grpcs://127.0.0.1:1", "127.0.0.1:2"])
-    tls = Tls(server_name="models")
-    Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=tls).close()
+    named = Tls(server_name="models")
+    Client(["grpcs://127.0.0.1:1", "grpcs://127.0.0.1:2"], tls=named).close()
 
 
 @pytest.mark.parametrize("attempts", [0, 6])
@@ -73,8 +79,8 @@ def test_attempts_beyond_what_grpc_makes_are_refused(attempts: int) -> None:
         Client("127.0.0.1:1", attempts_max=attempts)
 
 
-def test_calls_go_in_turn_to_all_of_a_list(double: Double, other: Double) -> None:
-    with Client([double.target, other.target], timeout_s=20, wait_for_ready=True) as client:
+def test_calls_go_in_turn_to_all_of_a_list(double: Double, other: Double, kind: Any) -> None:
+    with kind([double.target, other.target], timeout_s=20, wait_for_ready=True) as client:
         # Both have a connection once both have been asked.
         until = time.monotonic() + 20
         while not (double.infer_requests and other.infer_requests):
@@ -96,9 +102,9 @@ def test_what_a_list_calls_itself_is_one_address() -> None:
     assert authority_options("models:8001") == []
 
 
-def test_one_server_of_two_that_ends_is_gone_around(double: Double) -> None:
+def test_one_server_of_two_that_ends_is_gone_around(double: Double, kind: Any) -> None:
     with oip_double.serving({"iris": oip_double.iris()}) as ending:
-        client = Client([double.target, ending.target], timeout_s=20, attempts_max=3)
+        client = kind([double.target, ending.target], timeout_s=20, attempts_max=3)
         until = time.monotonic() + 20
         while not (double.infer_requests and ending.infer_requests):
             client.predict("iris", ROW)
@@ -111,10 +117,10 @@ def test_one_server_of_two_that_ends_is_gone_around(double: Double) -> None:
     assert len(double.infer_requests) == asked + 20
 
 
-def test_a_server_that_comes_back_on_its_port_is_found_again() -> None:
+def test_a_server_that_comes_back_on_its_port_is_found_again(kind: Any) -> None:
     models = {"iris": oip_double.iris()}
     with oip_double.serving(models) as first:
-        client = Client(first.target, timeout_s=20, wait_for_ready=True)
+        client = kind(first.target, timeout_s=20, wait_for_ready=True)
         client.predict("iris", ROW)
         port = first.port
     with client:
@@ -128,27 +134,27 @@ def test_a_server_that_comes_back_on_its_port_is_found_again() -> None:
             assert len(second.infer_requests) == len(answers) == 1
 
 
-def test_without_waiting_a_server_that_is_not_there_is_told_at_once() -> None:
+def test_without_waiting_a_server_that_is_not_there_is_told_at_once(kind: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        with Client(f"127.0.0.1:{free.getsockname()[1]}", timeout_s=20) as client:
+        with kind(f"127.0.0.1:{free.getsockname()[1]}", timeout_s=20) as client:
             began = time.monotonic()
             with pytest.raises(Unavailable):
                 client.predict("iris", ROW)
             assert time.monotonic() - began < 10
 
 
-def test_ready_never_waits_for_a_server() -> None:
+def test_ready_never_waits_for_a_server(kind: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         target = f"127.0.0.1:{free.getsockname()[1]}"
-        with Client(target, timeout_s=20, wait_for_ready=True) as client:
+        with kind(target, timeout_s=20, wait_for_ready=True) as client:
             assert not client.ready()
             assert not client.ready("iris")
 
 
-def test_unavailable_is_tried_again_as_often_as_asked(double: Double) -> None:
-    with Client(double.target, timeout_s=20, attempts_max=3) as client:
+def test_unavailable_is_tried_again_as_often_as_asked(double: Double, kind: Any) -> None:
+    with kind(double.target, timeout_s=20, attempts_max=3) as client:
         double.failures = [UNAVAILABLE] * 2
         client.predict("iris", ROW)
         assert len(double.infer_requests) == 3
@@ -159,9 +165,9 @@ def test_unavailable_is_tried_again_as_often_as_asked(double: Double) -> None:
         assert len(double.infer_requests) == 6
 
 
-def test_a_long_message_is_tried_again_like_a_short_one(double: Double) -> None:
+def test_a_long_message_is_tried_again_like_a_short_one(double: Double, kind: Any) -> None:
     double.failures = [UNAVAILABLE]
-    with Client(double.target, timeout_s=20, attempts_max=2) as client:
+    with kind(double.target, timeout_s=20, attempts_max=2) as client:
         client.predict("iris", np.ones((50_000, 4)))
 
     assert len(double.infer_requests) == 2
@@ -176,10 +182,10 @@ def test_a_long_message_is_tried_again_like_a_short_one(double: Double) -> None:
         grpc.StatusCode.FAILED_PRECONDITION,
     ],
 )
-def test_no_other_error_is_tried_again(double: Double, code: grpc.StatusCode) -> None:
+def test_no_other_error_is_tried_again(double: Double, code: grpc.StatusCode, kind: Any) -> None:
     double.failures = [(code, "no")]
     with (
-        Client(double.target, timeout_s=20, attempts_max=3) as client,
+        kind(double.target, timeout_s=20, attempts_max=3) as client,
         pytest.raises(Exception, match="no"),
     ):
         client.predict("iris", ROW)
@@ -187,19 +193,19 @@ def test_no_other_error_is_tried_again(double: Double, code: grpc.StatusCode) ->
     assert len(double.infer_requests) == 1
 
 
-def test_a_model_is_run_once_unless_the_caller_allows_more(double: Double) -> None:
+def test_a_model_is_run_once_unless_the_caller_allows_more(double: Double, kind: Any) -> None:
     double.failures = [UNAVAILABLE]
-    with Client(double.target, timeout_s=20) as client, pytest.raises(Unavailable):
+    with kind(double.target, timeout_s=20) as client, pytest.raises(Unavailable):
         client.predict("iris", ROW)
 
     assert len(double.infer_requests) == 1
 
 
-def test_a_server_that_says_not_to_is_not_asked_again(double: Double) -> None:
+def test_a_server_that_says_not_to_is_not_asked_again(double: Double, kind: Any) -> None:
     double.failures = [UNAVAILABLE]
     double.pushback_ms = "-1"
     with (
-        Client(double.target, timeout_s=20, attempts_max=3) as client,
+        kind(double.target, timeout_s=20, attempts_max=3) as client,
         pytest.raises(Unavailable),
     ):
         client.predict("iris", ROW)
@@ -207,9 +213,9 @@ def test_a_server_that_says_not_to_is_not_asked_again(double: Double) -> None:
     assert len(double.infer_requests) == 1
 
 
-def test_retries_stop_where_everything_fails(double: Double) -> None:
+def test_retries_stop_where_everything_fails(double: Double, kind: Any) -> None:
     double.failures = [UNAVAILABLE] * 200
-    with Client(double.target, timeout_s=20, attempts_max=5) as client:
+    with kind(double.target, timeout_s=20, attempts_max=5) as client:
         for _ in range(10):
             with pytest.raises(Unavailable):
                 client.predict("iris", ROW)
@@ -232,8 +238,10 @@ def test_retries_and_readiness_are_left_to_grpc_by_its_service_config() -> None:
     assert method["waitForReady"] is True
 
 
-def test_a_late_answer_is_hedged_and_the_first_one_taken(double: Double, other: Double) -> None:
-    with Client([double.target, other.target], timeout_s=20, hedge_after_s=0.05) as client:
+def test_a_late_answer_is_hedged_and_the_first_one_taken(
+    double: Double, other: Double, kind: Any
+) -> None:
+    with kind([double.target, other.target], timeout_s=20, hedge_after_s=0.05) as client:
         until = time.monotonic() + 20
         while not (double.infer_requests and other.infer_requests):
             client.predict("iris", ROW)
@@ -243,16 +251,16 @@ def test_a_late_answer_is_hedged_and_the_first_one_taken(double: Double, other: 
             assert client.predict("iris", ROW, timings=True)["longest"].tolist() == [0]
 
 
-def test_an_answer_in_time_is_not_hedged(double: Double) -> None:
-    with Client(double.target, timeout_s=20, hedge_after_s=15) as client:
+def test_an_answer_in_time_is_not_hedged(double: Double, kind: Any) -> None:
+    with kind(double.target, timeout_s=20, hedge_after_s=15) as client:
         client.predict("iris", ROW)
 
     assert len(double.infer_requests) == 1
 
 
-def test_a_hedged_call_that_both_fail_is_told_as_any_other(double: Double) -> None:
+def test_a_hedged_call_that_both_fail_is_told_as_any_other(double: Double, kind: Any) -> None:
     double.is_holding = True
-    with Client(double.target, timeout_s=20, hedge_after_s=0.01) as client:
+    with kind(double.target, timeout_s=20, hedge_after_s=0.01) as client:
         client.metadata("iris")
         double.failures = [UNAVAILABLE] * 2
         asking = threading.Thread(target=lambda: errors.append(_error_of(client)))
@@ -267,59 +275,9 @@ def test_a_hedged_call_that_both_fail_is_told_as_any_other(double: Double) -> No
     assert [type(error) for error in errors] == [Unavailable]
 
 
-def _error_of(client: Client) -> Exception:
+def _error_of(client: Any) -> Exception:
     try:
         client.predict("iris", ROW)
     except Unavailable as error:
         return error
     raise AssertionError("it answered")
-
-
-async def _hedged(double: Double) -> list[int]:
-    async with AsyncClient(double.target, timeout_s=20, hedge_after_s=0.05) as client:
-        await client.metadata("iris")
-        double.is_holding = True
-        timer = threading.Timer(0.3, double.release.set)
-        timer.start()
-        found: list[int] = (await client.predict("iris", ROW))["longest"].tolist()
-        timer.join()
-        return found
-
-
-def test_the_asyncio_client_hedges_too(double: Double) -> None:
-    assert asyncio.run(_hedged(double)) == [0]
-    assert len(double.infer_requests) == 2
-
-
-def test_a_forked_child_is_told_that_the_client_is_its_parents(double: Double) -> None:
-    with Client(double.target, timeout_s=20) as client:
-        client.predict("iris", ROW)
-        said = _in_child(lambda: client.predict("iris", ROW))
-        assert "made before the process forked" in said
-        assert _in_child(client.ready) == said
-        assert _in_child(client.close) == "None"
-        assert _in_child(lambda: _fresh(double)) == "[0]"
-        assert client.predict("iris", ROW)["longest"].tolist() == [0]
-
-
-def _fresh(double: Double) -> list[int]:
-    with Client(double.target, timeout_s=20) as client:
-        found: list[int] = client.predict("iris", ROW)["longest"].tolist()
-        return found
-
-
-def _in_child(act: Callable[[], object]) -> str:
-    """What a forked child got from *act*, or the error it raised."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writer, str(act()).encode())
-        except BaseException as error:  # noqa: BLE001 - told to the parent.
-            os.write(writer, str(error).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as told:
-        said = told.read()
-    os.waitpid(pid, 0)
-    return said

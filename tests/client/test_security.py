@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import oip_double
+from alike import KINDS
 from certificates import Authority, Pair, encrypted
 from headrace_client import AsyncClient, Client, Tls, Unavailable
 from oip_double import Double
@@ -69,7 +71,7 @@ def answers(target: str, **options: Any) -> None:
     asyncio.run(ask())
 
 
-def fails(target: str, **options: Any) -> str:
+def fails(target: str | list[str], **options: Any) -> str:
     """Neither client is connected; why."""
 
     async def ask() -> None:
@@ -169,6 +171,28 @@ def test_another_name_is_expected_where_one_is_given(authority: Authority) -> No
         answers(double.target, tls=Tls(ca=authority.cert, server_name="models.example.org"))
 
 
+def test_all_of_a_list_are_asked_by_the_name_that_their_certificates_bear(
+    authority: Authority,
+) -> None:
+    pair = authority.issue("models.example.org")
+    credentials = grpc.ssl_server_credentials([(pair.key, pair.cert)])
+    with (
+        oip_double.serving(MODELS, credentials) as one,
+        oip_double.serving(MODELS, credentials) as two,
+    ):
+        targets = [one.target, f"grpcs://{two.target}"]
+        for kind in KINDS:
+            tls = Tls(ca=authority.cert, server_name="models.example.org")
+            with kind(targets, timeout_s=20, tls=tls) as client:
+                asked = len(one.infer_requests), len(two.infer_requests)
+                until = time.monotonic() + 20
+                while len(one.infer_requests) == asked[0] or len(two.infer_requests) == asked[1]:
+                    client.predict("iris", ROW)
+                    assert time.monotonic() < until, "one is never asked"
+        other = Tls(ca=authority.cert, server_name="others.example.org")
+        assert "Hostname Verification" in fails(targets, tls=other)
+
+
 def test_a_certificate_of_our_own_is_shown_where_one_is_demanded(
     mutual: Double, authority: Authority, caller: Pair, tmp_path: Path
 ) -> None:
@@ -177,6 +201,18 @@ def test_a_certificate_of_our_own_is_shown_where_one_is_demanded(
     answers(mutual.target, tls=Tls(ca=authority.cert, cert=caller.cert, key=caller.key))
     answers(mutual.target, tls=Tls(ca=authority.cert, cert=cert, key=key))
     fails(mutual.target, tls=Tls(ca=authority.cert))
+
+
+def test_a_certificate_and_a_token_of_our_own_go_together(
+    mutual: Double, authority: Authority, caller: Pair
+) -> None:
+    tls = Tls(ca=authority.cert, cert=caller.cert, key=caller.key)
+
+    answers(mutual.target, tls=tls, token=TOKEN)
+    fails(mutual.target, tls=Tls(ca=authority.cert), token=TOKEN)
+
+    # A token alone was not even heard.
+    assert mutual.authorizations == [f"Bearer {TOKEN}"] * 4
 
 
 def test_files_that_cannot_be_used_are_named_with_the_reason(

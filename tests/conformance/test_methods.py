@@ -2,8 +2,9 @@
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from calling import Caller
 from headrace.oip import open_inference_pb2 as oip
@@ -13,6 +14,7 @@ from headrace_server import VERSION
 pytestmark = pytest.mark.slow
 
 SERVICE = "inference.GRPCInferenceService"
+REFLECTION = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 
 
 @pytest.fixture
@@ -91,20 +93,60 @@ def test_health_answers_check_and_watch(caller: Caller) -> None:
     watch.cancel()
 
 
-def test_reflection_tells_the_standard_service(caller: Caller) -> None:
-    requests = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.Such"),
-    ]
+def reflected(
+    caller: Caller, package: str, **request: str
+) -> reflection_pb2.ServerReflectionResponse:
+    """What reflection of that version says; the messages of both are alike."""
+    ask = caller.channel.stream_stream(
+        f"/{package}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(**request)]), timeout=10)
+    return answer
 
-    stub = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
-    listed, described, unknown = stub.ServerReflectionInfo(iter(requests), timeout=10)
+
+@pytest.mark.parametrize("package", REFLECTION)
+def test_reflection_tells_the_standard_service(caller: Caller, package: str) -> None:
+    listed = reflected(caller, package, list_services="")
+    described = reflected(caller, package, file_containing_symbol=SERVICE)
 
     names = {service.name for service in listed.list_services_response.service}
-    assert names >= {SERVICE, "grpc.health.v1.Health"}
+    assert names >= {
+        SERVICE,
+        "grpc.health.v1.Health",
+        *(f"{p}.ServerReflection" for p in REFLECTION),
+    }
     (file,) = described.file_descriptor_response.file_descriptor_proto
     assert b"ModelInferRequest" in file
+
+
+@pytest.mark.parametrize("package", REFLECTION)
+def test_reflection_describes_itself(caller: Caller, package: str) -> None:
+    symbol = f"{package}.ServerReflection"
+    described = reflected(caller, package, file_containing_symbol=symbol)
+
+    (packed,) = described.file_descriptor_response.file_descriptor_proto
+    file = FileDescriptorProto.FromString(packed)
+    assert file.package == package
+    assert file.service[0].method[0].input_type == f".{package}.ServerReflectionRequest"
+
+
+@pytest.mark.parametrize("package", REFLECTION)
+def test_reflection_finds_the_file_of_a_method(caller: Caller, package: str) -> None:
+    described = reflected(caller, package, file_containing_symbol=f"{SERVICE}.ModelInfer")
+
+    (file,) = described.file_descriptor_response.file_descriptor_proto
+    assert FileDescriptorProto.FromString(file).package == "inference"
+
+
+@pytest.mark.parametrize("package", REFLECTION)
+@pytest.mark.parametrize("symbol", ["no.Such", f"{SERVICE}.ModelTrain", "", "."])
+def test_reflection_finds_nothing_by_another_name(
+    caller: Caller, package: str, symbol: str
+) -> None:
+    unknown = reflected(caller, package, file_containing_symbol=symbol)
+
     assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 

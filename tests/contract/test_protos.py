@@ -9,11 +9,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 import headrace_client
 from headrace.oip import open_inference_pb2
-from headrace_server.transport.grpcio import InferenceServicer
 from headrace_server.transport.guard import HEALTH as HEALTH_METHODS
 from headrace_server.transport.guard import SCOPES_OF
-from headrace_server.transport.reflection import HEALTH, INFERENCE
+from headrace_server.transport.reflection import HEALTH, INFERENCE, REFLECTION, REFLECTION_ALPHA
 from headrace_server.transport.reflection import descriptor_pool as reflection_pool
+from headrace_server.transport.servicer import InferenceServicer
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +97,7 @@ def test_every_method_that_is_served_has_the_scopes_it_needs() -> None:
     pool = reflection_pool()
     served = {
         f"/{service}/{method.name}"
-        for service in (INFERENCE, HEALTH, "grpc.reflection.v1alpha.ServerReflection")
+        for service in (INFERENCE, HEALTH, REFLECTION, REFLECTION_ALPHA)
         for method in pool.FindServiceByName(service).methods
     }
 

@@ -120,6 +120,16 @@ def test_health_tells_probes_whether_the_server_and_a_model_serve(daemon: Daemon
     assert unknown.stdout.startswith("NOT_FOUND: ")
 
 
+@pytest.mark.parametrize("command", [["health"], ["load", "iris"], ["unload", "iris"]])
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf"])
+def test_a_command_never_waits_for_ever(command: list[str], given: str) -> None:
+    ran = headrace(*command, "--server", "127.0.0.1:1", f"--timeout={given}")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    said = f"expected a number of seconds above 0, at most a year, got {float(given)!r}"
+    assert ran.stderr == f"headrace: --timeout: {said}\n"
+
+
 def test_a_server_that_is_not_there_is_not_healthy(tmp_path: Path) -> None:
     ran = headrace("health", "--server", f"unix:{tmp_path}/nobody", "--timeout", "5")
 

@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from headrace_client import Client, Prediction, Unavailable
+from alike import KINDS
+from headrace_client import Prediction, Unavailable
 from serving import Daemon
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -15,17 +17,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 IRIS = "iris=models:/iris/1"
 
 
-def row_of(client: Client) -> dict[str, np.ndarray]:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def row_of(client: Any) -> dict[str, np.ndarray]:
     return {spec.name: np.ones(1) for spec in client.metadata("iris").inputs}
 
 
 def test_calls_go_on_when_a_daemon_that_was_killed_is_back_on_its_port(
-    serve: Callable[..., Daemon],
+    serve: Callable[..., Daemon], kind: Any
 ) -> None:
     first = serve(IRIS)
     first.wait("ready")
     port = int(first.address.rpartition(":")[2])
-    with Client(first.address, timeout_s=90, wait_for_ready=True) as client:
+    with kind(first.address, timeout_s=90, wait_for_ready=True) as client:
         row = row_of(client)
         expected = client.predict("iris", row).array.tolist()
         first.process.kill()
@@ -42,11 +49,13 @@ def test_calls_go_on_when_a_daemon_that_was_killed_is_back_on_its_port(
     ]
 
 
-def test_calls_go_around_the_killed_one_of_two_daemons(serve: Callable[..., Daemon]) -> None:
+def test_calls_go_around_the_killed_one_of_two_daemons(
+    serve: Callable[..., Daemon], kind: Any
+) -> None:
     daemons = [serve(IRIS), serve(IRIS)]
     for daemon in daemons:
         daemon.wait("ready")
-    with Client([one.address for one in daemons], timeout_s=60, attempts_max=3) as client:
+    with kind([one.address for one in daemons], timeout_s=60, attempts_max=3) as client:
         row = row_of(client)
         client.predict("iris", row)
         daemons[0].process.kill()
@@ -56,7 +65,7 @@ def test_calls_go_around_the_killed_one_of_two_daemons(serve: Callable[..., Daem
     assert answered == [answered[0]] * 50
 
 
-def _until_served(client: Client, row: dict[str, np.ndarray]) -> Prediction | Unavailable:
+def _until_served(client: Any, row: dict[str, np.ndarray]) -> Any:
     """What comes of a call that is made again while the model is loading, as errors.md advises."""
     until = time.monotonic() + 60
     while True:

@@ -16,7 +16,8 @@ from headrace.signature import Signature, TensorSpec
 from headrace_server.errors import HeadraceError
 from headrace_server.frames import TensorRef
 from headrace_server.service import Service
-from headrace_server.transport.codec import Decoder, Encoder
+from headrace_server.transport.decoder import Decoder
+from headrace_server.transport.encoder import Encoder
 from headrace_server.types import Outputs, Request
 from headrace_server.worker.tensors import read_inputs, write_outputs
 from house import PATIENCE_S, House

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
+from ..asking.connecting import Connection
+from ..errors import UsageError
 from .app import app, examples, require
+from .flags import spread
 
 
 class Output(enum.Enum):
@@ -19,13 +21,13 @@ class Output(enum.Enum):
 
 def offer_models(context: typer.Context, incomplete: str) -> list[str]:
     """Names that the shell offers."""
-    from ..completion import model_names
+    from ..asking.completion import model_names
 
     return model_names(context, incomplete)
 
 
 def _offer_formats(incomplete: str) -> list[str]:
-    from ..rowfiles import READERS
+    from ..asking.rowfiles import READERS
 
     return [name for name in READERS if name.startswith(incomplete)]
 
@@ -39,6 +41,7 @@ def _offer_formats(incomplete: str) -> list[str]:
         "headrace predict iris --input rows.csv --timings",
     ),
 )
+@spread
 def predict(
     model: Annotated[
         str, typer.Argument(help="The name it is served by.", autocompletion=offer_models)
@@ -55,12 +58,8 @@ def predict(
     version: Annotated[
         str, typer.Option(help="A number or @alias; none for the one it is served by.")
     ] = "",
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    connection: Connection,
     output: Annotated[Output, typer.Option(help="How to print.")] = Output.TABLE,
     input_format: Annotated[
         str,
@@ -71,7 +70,6 @@ def predict(
             autocompletion=_offer_formats,
         ),
     ] = "",
-    *,
     timings: Annotated[
         bool, typer.Option("--timings", help="Say where the time of the requests went.")
     ] = False,
@@ -81,24 +79,35 @@ def predict(
     A table shows the first rows beside their inputs; csv and json hold all answers, in the order
     of the rows.
     """
-    from ..predict import predict as predict_file
+    from ..asking.predict import predict as predict_file
 
     predict_file(
         model,
         source,
         version=version,
-        connection=Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection=connection,
         output=output.value,
         input_format=input_format,
         timings=timings,
     )
 
 
+def _as_timeout(given: float) -> float:
+    from headrace_client.deadlines import check_seconds
+
+    try:
+        return check_seconds("--timeout", given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 _Wait = Annotated[
     float,
-    typer.Option(min=0.0, metavar="SECONDS", help="How long to wait; the daemon goes on after it."),
+    typer.Option(
+        callback=_as_timeout,
+        metavar="SECONDS",
+        help="How long to wait; the daemon goes on after it.",
+    ),
 ]
 
 
@@ -110,14 +119,10 @@ _Wait = Annotated[
         "headrace models --json",
     ),
 )
+@spread
 def models(
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
     *,
+    connection: Connection,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a look.")] = False,
     interval: Annotated[
@@ -126,12 +131,10 @@ def models(
     ] = 1.0,
 ) -> None:
     """Show what a running daemon holds: states, devices, workers, rows per second."""
-    from ..modelsview import show_models
+    from ..asking.modelsview import show_models
 
     show_models(
-        Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection,
         watch=watch,
         as_json=as_json,
         interval_s=interval,
@@ -145,29 +148,27 @@ def models(
         "headrace health iris --timeout 1",
     ),
 )
+@spread
 def health(
     model: Annotated[
         str,
         typer.Argument(help="A model; none for the daemon.", autocompletion=offer_models),
     ] = "",
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    connection: Connection,
     timeout: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to wait for its answer.")
+        float,
+        typer.Option(
+            callback=_as_timeout, metavar="SECONDS", help="How long to wait for its answer."
+        ),
     ] = 5.0,
 ) -> int:
     """Ask a running daemon by the gRPC health protocol; the exit status is 0 where it serves."""
     require("server", "grpc_health")
-    from ..healthcheck import check_health
+    from ..asking.healthcheck import check_health
 
     return check_health(
-        Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection,
         model,
         timeout_s=timeout,
     )
@@ -181,6 +182,7 @@ def health(
         "headrace load flowers --uri ./model",
     ),
 )
+@spread
 def load(
     name: Annotated[
         str, typer.Argument(help="The name to serve it by.", autocompletion=offer_models)
@@ -193,23 +195,17 @@ def load(
             "moved; else the registered model of that name.",
         ),
     ] = "",
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    connection: Connection,
     timeout: _Wait = 3600.0,
 ) -> None:
     """Have a running daemon load a model, and wait until it is ready; it goes on serving."""
-    from ..modelsview import load_model
+    from ..asking.modelsview import load_model
 
     load_model(
         name,
         uri,
-        connection=Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection=connection,
         timeout_s=timeout,
     )
 
@@ -220,25 +216,20 @@ def load(
         "headrace unload iris",
     ),
 )
+@spread
 def unload(
     name: Annotated[
         str, typer.Argument(help="The name it is served by.", autocompletion=offer_models)
     ],
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    connection: Connection,
     timeout: _Wait = 3600.0,
 ) -> None:
     """Have a running daemon answer what it has accepted for a model, then free it."""
-    from ..modelsview import unload_model
+    from ..asking.modelsview import unload_model
 
     unload_model(
         name,
-        connection=Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection=connection,
         timeout_s=timeout,
     )

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from ..connecting import SERVER, Connection, Server, TlsCa, TlsCert, TlsKey, Token, UseTls
+from ..asking.connecting import Connection
 from ..transport.tokens import Scope
 from .app import app, examples, require
 from .asking import offer_models
+from .flags import spread
 from .serving import SERVER_PACKAGES
 
 
@@ -22,6 +23,7 @@ from .serving import SERVER_PACKAGES
         "headrace stub models:/iris@champion -o iris_client.py",
     ),
 )
+@spread
 def stub(
     model: Annotated[
         str,
@@ -44,12 +46,8 @@ def stub(
     version: Annotated[
         str, typer.Option(help="A number or @alias; none for the one it is served by.")
     ] = "",
-    server: Server = SERVER,
-    token: Token = "",
-    tls: UseTls = False,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    connection: Connection,
     tracking_uri: Annotated[
         str,
         typer.Option(
@@ -59,7 +57,6 @@ def stub(
             "$MLFLOW_TRACKING_URI, else mlflow.db here.",
         ),
     ] = "",
-    *,
     proto: Annotated[
         bool, typer.Option("--proto", help="Write the .proto file, for other languages.")
     ] = False,
@@ -80,9 +77,7 @@ def stub(
         output=output,
         is_proto=proto,
         tracking_uri=tracking_uri,
-        connection=Connection(
-            server=server, token=token, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
-        ),
+        connection=connection,
     )
 
 

@@ -1,15 +1,19 @@
 """Serving: the commands that take the server's settings: serve, config, doctor."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .app import app, examples, require
+from .flags import spread
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 SERVER_PACKAGES = ("pygrpc_native", "grpc_health", "pydantic", "structlog", "mlflow")
 
-# What `serve` and `config` take. A flag that was not given says nothing: the settings file or the
-# environment may, and settings.py holds the defaults.
+# What `serve` and `config` take.
 _Models = Annotated[
     list[str] | None,
     typer.Argument(
@@ -20,50 +24,81 @@ _Models = Annotated[
         show_default=False,
     ),
 ]
-_Config = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="The settings file. Default: $HEADRACE_CONFIG, else headrace.toml if it is here.",
-    ),
-]
-_TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URI",
-        help="Where the registry is. Default: $MLFLOW_TRACKING_URI, else mlflow.db here.",
-    ),
-]
-_Host = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Address to listen on.", show_default="127.0.0.1"),
-]
-_Port = Annotated[
-    str | None, typer.Option(metavar="N", help="gRPC port; 0 for any.", show_default="8001")
-]
-_MetricsPort = Annotated[
-    str | None, typer.Option(metavar="N", help="Port of /metrics; 0 for any.", show_default="8002")
-]
-_Device = Annotated[
-    str | None,
-    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", show_default="auto"),
-]
-_Transport = Annotated[
-    str | None,
-    typer.Option(
-        metavar="[auto|native|grpcio]",
-        help="Listener; auto is native on loopback, else grpcio, which can do TLS.",
-        show_default="auto",
-    ),
-]
-_Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME.SETTING=VALUE",
-        help="Any setting: iris.rows_max=8 of a model, server.drain_s=5 of the server.",
-    ),
-]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the command line says of settings; None where it says nothing.
+
+    The settings file or the environment may say it then, and settings/tables.py has the defaults.
+    """
+
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The settings file. Default: $HEADRACE_CONFIG, else headrace.toml if it is here.",
+        ),
+    ] = None
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Where the registry is. Default: $MLFLOW_TRACKING_URI, else mlflow.db here.",
+        ),
+    ] = None
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address to listen on.", show_default="127.0.0.1"),
+    ] = None
+    port: Annotated[
+        str | None, typer.Option(metavar="N", help="gRPC port; 0 for any.", show_default="8001")
+    ] = None
+    metrics_port: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Port of /metrics; 0 for any.", show_default="8002"),
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.", show_default="auto"),
+    ] = None
+    transport: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[auto|native|grpcio]",
+            help="Listener; auto is native on loopback, else grpcio, which can do TLS.",
+            show_default="auto",
+        ),
+    ] = None
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME.SETTING=VALUE",
+            help="Any setting: iris.rows_max=8 of a model, server.drain_s=5 of the server.",
+        ),
+    ] = None
+
+    def flags(self) -> dict[str, str | None]:
+        """The settings that have a flag of their own, by name."""
+        return {
+            "tracking_uri": self.tracking_uri,
+            "host": self.host,
+            "port": self.port,
+            "metrics_port": self.metrics_port,
+            "device": self.device,
+            "transport": self.transport,
+        }
+
+    def read(self, models: list[str] | None) -> "Settings":
+        """The settings that hold where *models* are named."""
+        from ..settings import read_settings
+
+        return read_settings(
+            config=self.config,
+            flags={"models": models or None, **self.flags()},
+            sets=self.sets or (),
+        )
 
 
 @app.command(
@@ -74,32 +109,13 @@ _Sets = Annotated[
         "headrace serve --config headrace.toml --set server.drain_s=5",
     )
 )
-def serve(
-    models: _Models = None,
-    config: _Config = None,
-    tracking_uri: _TrackingUri = None,
-    host: _Host = None,
-    port: _Port = None,
-    metrics_port: _MetricsPort = None,
-    device: _Device = None,
-    transport: _Transport = None,
-    sets: _Sets = None,
-) -> None:
+@spread
+def serve(models: _Models = None, *, said: Said) -> None:
     """Load models and serve them until SIGTERM or Ctrl-C."""
     require("server", *SERVER_PACKAGES)
     from .. import daemon
-    from ..settings import read_settings
 
-    flags = {
-        "models": models or None,
-        "tracking_uri": tracking_uri,
-        "host": host,
-        "port": port,
-        "metrics_port": metrics_port,
-        "device": device,
-        "transport": transport,
-    }
-    raise typer.Exit(daemon.run(read_settings(config=config, flags=flags, sets=sets or ())))
+    raise typer.Exit(daemon.run(said.read(models)))
 
 
 @app.command(
@@ -111,17 +127,11 @@ def serve(
         "headrace config --config headrace.toml --port 9000 --json",
     ),
 )
+@spread
 def show_config(
     models: _Models = None,
-    config: _Config = None,
-    tracking_uri: _TrackingUri = None,
-    host: _Host = None,
-    port: _Port = None,
-    metrics_port: _MetricsPort = None,
-    device: _Device = None,
-    transport: _Transport = None,
-    sets: _Sets = None,
     *,
+    said: Said,
     registry: Annotated[
         bool, typer.Option("--registry", help="Ask the registry for models and their tags.")
     ] = False,
@@ -133,19 +143,9 @@ def show_config(
     """
     require("server", *SERVER_PACKAGES)
     from .. import config as shown
-    from ..settings import read_settings
 
-    flags = {
-        "models": models or None,
-        "tracking_uri": tracking_uri,
-        "host": host,
-        "port": port,
-        "metrics_port": metrics_port,
-        "device": device,
-        "transport": transport,
-    }
-    settings = read_settings(config=config, flags=flags, sets=sets or ())
-    print(shown.config(settings, config_file=config, is_json=as_json, asks_registry=registry))
+    settings = said.read(models)
+    print(shown.config(settings, config_file=said.config, is_json=as_json, asks_registry=registry))
 
 
 @app.command(
@@ -156,16 +156,10 @@ def show_config(
         "headrace doctor --json",
     ),
 )
+@spread
 def doctor(
-    config: _Config = None,
-    tracking_uri: _TrackingUri = None,
-    host: _Host = None,
-    port: _Port = None,
-    metrics_port: _MetricsPort = None,
-    device: _Device = None,
-    transport: _Transport = None,
-    sets: _Sets = None,
     *,
+    said: Said,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at Python, packages, GPUs, registry, ports, memory and cache; name what to mend.
@@ -174,12 +168,6 @@ def doctor(
     """
     from ..doctor.doctor import doctor as examine
 
-    flags = {
-        "tracking_uri": tracking_uri,
-        "host": host,
-        "port": port,
-        "metrics_port": metrics_port,
-        "device": device,
-        "transport": transport,
-    }
-    raise typer.Exit(examine(config=config, flags=flags, sets=sets or (), is_json=as_json))
+    raise typer.Exit(
+        examine(config=said.config, flags=said.flags(), sets=said.sets or (), is_json=as_json)
+    )

@@ -23,7 +23,8 @@ from ..faults import fault
 from ..frames import DoneFrame, Frame, RunFrame, TensorRef
 from ..sizes import padded_size
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part, Trip
-from .worker import LoadedInstance, Worker
+from .loaded import LoadedInstance
+from .worker import Worker
 
 # Up to this size a piece is cheaper to join with others than to copy through a view of its own.
 _JOIN_BYTES_MAX = 4096

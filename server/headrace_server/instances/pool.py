@@ -14,9 +14,10 @@ from typing import Any
 
 from ..completions import Completions
 from ..errors import LoadFailed
+from .loaded import LoadedInstance
 from .process import Spawner
 from .supervisor import SETTLED_S, Supervisor
-from .worker import LoadedInstance, Worker
+from .worker import Worker
 
 # Models that are tried at the same time, where there are as many cores.
 _TRIALS_MAX = 4

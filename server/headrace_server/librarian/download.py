@@ -18,6 +18,10 @@ Progress = Callable[[int, int | None], None]
 _REPORT_S = 0.5
 
 
+def silent(done: int, total: int | None) -> None:
+    """Progress that no one asked for."""
+
+
 def download(location: str, into: Path, tracking_uri: str, progress: Progress) -> Path:
     """Copy the directory *location* below *into*; where it lies now.
 

@@ -1,6 +1,6 @@
 """Reference: what a model URI asks for, read from its text alone.
 
-No registry is asked here. Whether the thing exists is for the Registry to find out.
+No registry is asked here. Whether the thing exists is for resolving.py to find out.
 """
 
 import os

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import LoadFailed
+from .listed import listed
 from .mlmodel import Description
 
 ACCEPTED: Final = (
@@ -60,6 +61,11 @@ class Rules:
         """Those that the daemon wrote."""
         said = json.loads(text)
         return cls(said["pickle"], tuple(said["flavors"]), tuple(said["sources"]))
+
+    @property
+    def allowed_sources(self) -> str:
+        """What the setting holds, for a message."""
+        return f"allow_sources has {listed(self.sources)}"
 
     @property
     def bound_places(self) -> bool:

@@ -19,8 +19,9 @@ from ..completions import Completions
 from ..granted import memory_of_host
 from ..instances.bookings import Booking, Bookings
 from ..instances.group import Instance, InstanceGroup, Slot
+from ..instances.loaded import LoadedInstance
 from ..instances.pool import WorkerPool
-from ..instances.worker import LoadedInstance, Worker
+from ..instances.worker import Worker
 from ..instrument import Instrument
 from ..ragged import with_mask_optional
 from ..scheduler.batcher import Batcher, Level, Limits

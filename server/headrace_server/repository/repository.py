@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import structlog
 
@@ -25,13 +24,14 @@ from ..errors import (
 )
 from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
-from ..settings import ModelSettings, split_model
-from .librarian import Fetched, Librarian, Progress, Resolved
+from ..settings import ModelSettings
+from .librarian import Fetched, Librarian, Progress
 from .loading import Loader
 from .model import ModelVersion, State
 from .preparing import Preparing
 from .tried import Tried
 from .turns import Turn, Turns
+from .wanted import Wanted, wanted_as, wanted_at_start
 
 # Models that are fetched and started at the same time.
 _LOADS_AT_ONCE = 4
@@ -41,24 +41,8 @@ _LATE_S = 1.0
 
 _VERSION = re.compile(r"[0-9]{1,18}")
 _ALIAS = re.compile(r"@[^@/\s]{1,255}")
-_NAME = re.compile(r"[^:/\x00-\x1f\x7f]{1,255}")
 
 _log = structlog.get_logger("headrace")
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model to serve: what `[NAME=]URI` resolved to.
-
-    Attributes:
-        name: Served name.
-        uri: As given.
-        resolved: What it stands for.
-    """
-
-    name: str
-    uri: str
-    resolved: Resolved
 
 
 class Repository:
@@ -181,23 +165,8 @@ class Repository:
         return found[0]
 
     def resolve(self, models: Sequence[str]) -> list[Wanted]:
-        """What to serve for `[NAME=]URI` arguments; for none, every registered model.
-
-        Raises:
-            HeadraceError: A URI stands for nothing, or two models claim one name.
-        """
-        wanted: dict[str, Wanted] = {}
-        for item in models or self._librarian.list_models():
-            given, uri = split_model(item)
-            resolved = self._librarian.resolve(uri)
-            name = given or resolved.name
-            if name in wanted:
-                raise InvalidRequest(
-                    f"{wanted[name].uri} and {uri} would both be served as {name!r}: "
-                    f"name one of them, as in other={uri}"
-                )
-            wanted[name] = Wanted(name, uri, resolved)
-        return list(wanted.values())
+        """What to serve for `[NAME=]URI` arguments; see `wanted.wanted_at_start`."""
+        return wanted_at_start(self._librarian, models)
 
     def announce(self, wanted: Wanted) -> ModelVersion:
         """Enter a start-up model as loading, before anything slow happens."""
@@ -262,7 +231,7 @@ class Repository:
         current = held[0] if held else None
         serving = current if current is not None and current.state is State.READY else None
         try:
-            wanted = self._wanted(name, uri or (current.uri if current else ""))
+            wanted = wanted_as(self._librarian, name, uri or (current.uri if current else ""))
             if serving is not None and self._is_same(serving, wanted):
                 serving.uri, serving.followed = wanted.uri, wanted.resolved.followed
                 serving.reason = ""
@@ -290,25 +259,6 @@ class Repository:
             turn.answer()
             self._retire(serving, late_s=_LATE_S)
             self._enter(model)
-
-    def _wanted(self, name: str, uri: str) -> Wanted:
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(
-                f"model name {name[:128]!r}: expected 1 to 255 characters other than : and /"
-            )
-        if uri:
-            return Wanted(name, uri, self._librarian.resolve(uri))
-        try:
-            uri = f"models:/{name}@champion"
-            return Wanted(name, uri, self._librarian.resolve(uri))
-        except ModelNotFound:
-            uri = f"models:/{name}/latest"
-        try:
-            return Wanted(name, uri, self._librarian.resolve(uri))
-        except ModelNotFound as error:
-            raise ModelNotFound(
-                f"model {name!r} is not served, and {error.message}: say the URI of what to load"
-            ) from error
 
     def _is_same(self, serving: ModelVersion, wanted: Wanted) -> bool:
         """Whether *wanted* is what is served; a directory's files may have changed since."""

@@ -9,9 +9,7 @@ afterwards its batch does.
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -23,23 +21,13 @@ from ..errors import (
     Draining,
     HeadraceError,
     InstanceLost,
-    ModelFailed,
-    OutOfMemory,
-    RequestEndsWorkers,
 )
-from ..faults import fault, new_error_id
+from ..faults import fault
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
+from .again import Again, told
 from .batcher import Batcher, Dispatch
-from .isolation import RetryBudget, pieces_for_workers, take_apart
 from .joining import join
-
-# A batch whose worker died waits this long, at most, for an instance that is up (seconds).
-RETRY_S_MAX = 10.0
-# How many workers one batch may cost before it is taken apart or told, and how many may end for
-# other reasons while they have it.
-_LOSSES_MAX = 2
-_MOVES_MAX = 5
 
 _log = structlog.get_logger("headrace")
 
@@ -99,14 +87,12 @@ class Scheduler(Generic[Slot]):
         self.wake_at = math.inf
         self._batcher = batcher
         self._instances = instances
-        self._is_deterministic = is_deterministic
         self._expect = expect
         self._clock = clock
         # Guards the batcher, the free slots and everything below. Never held over I/O.
         self._lock = threading.Lock()
-        # Batches that run again: those that lost their worker, and pieces of those that failed.
-        self._again: deque[Batch] = deque()
-        self._budget = RetryBudget()
+        # Batches that lost their worker, and pieces of those that failed.
+        self._again = Again(batcher, instrument, is_deterministic=is_deterministic)
         self._in_flight: set[Batch] = set()
         # When the last batch ended, or the first began after a pause.
         self._busy_since = -math.inf
@@ -211,8 +197,8 @@ class Scheduler(Generic[Slot]):
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            batches = [*self._in_flight, *self._again]
-            self._again.clear()
+            batches = [*self._in_flight, *self._again.waiting]
+            self._again.waiting.clear()
             left = [part.request for batch in batches for part in batch.parts]
             left += self._batcher.drain()
             is_clean = all(request.is_cancelled for request in left)
@@ -224,10 +210,7 @@ class Scheduler(Generic[Slot]):
 
     def _is_idle(self) -> bool:
         """Whether no caller waits and nothing runs."""
-        is_again_open = any(
-            not part.request.is_cancelled for batch in self._again for part in batch.parts
-        )
-        return not (self._batcher.rows or self._in_flight or is_again_open)
+        return not (self._batcher.rows or self._in_flight or self._again.is_awaited)
 
     def _tell_load(self, requests: Sequence[Request]) -> None:
         """Tell the batcher what runs, where it wants to know whether deadlines can be met."""
@@ -245,9 +228,9 @@ class Scheduler(Generic[Slot]):
         late = self._batcher.expire(now)
         ready: list[tuple[Batch, Slot]] = []
         wake_at = math.inf
-        if self._again:
-            late += self._give_up(now)
-        take, batcher, again = self._instances.take_nowait, self._batcher, self._again
+        if self._again.waiting:
+            late += self._again.give_up(now)
+        take, batcher, again = self._instances.take_nowait, self._batcher, self._again.waiting
         while batcher.rows or again:
             # Behind a batch that runs only what is full goes ahead: another one still grows, and
             # would wait there as well as here.
@@ -272,42 +255,9 @@ class Scheduler(Generic[Slot]):
             self._idle.notify_all()
         return late, ready
 
-    def _give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
-        """Who has waited long enough to run again; the batches keep the others' rows."""
-        late: list[tuple[Request, HeadraceError]] = []
-        again: deque[Batch] = deque()
-        for batch in self._again:
-            open_parts = []
-            for part in batch.parts:
-                if part.request.is_cancelled:
-                    continue
-                if part.request.deadline_at <= now:
-                    error = DeadlinePassed("the deadline passed while the request waited")
-                    late.append((part.request, error))
-                elif batch.retry_until <= now:
-                    why = "the worker was lost and no other was ready in time: retry"
-                    late.append((part.request, InstanceLost(why)))
-                else:
-                    open_parts.append(part)
-            if open_parts:
-                rows = sum(part.stop - part.start for part in open_parts)
-                again.append(replace(batch, parts=open_parts, rows=rows))
-        self._again = again
-        return late
-
-    def _again_until(self) -> float:
-        """When someone who waits to run again has waited long enough."""
-        return min(
-            (
-                min(batch.retry_until, *(part.request.deadline_at for part in batch.parts))
-                for batch in self._again
-            ),
-            default=math.inf,
-        )
-
     def _wake_by(self, at: float) -> None:
-        if self._again:
-            at = min(at, self._again_until())
+        if self._again.waiting:
+            at = min(at, self._again.until())
         self.wake_at = at
         if at != math.inf:
             self._expect(self, at)
@@ -364,9 +314,7 @@ class Scheduler(Generic[Slot]):
         with self._lock:
             self._end_run(batch)
             self._instances.put_back(slot)
-            # Put back twice in a row, it goes on waiting as long as it would have.
-            batch.retry_until = min(batch.retry_until, self._clock() + RETRY_S_MAX)
-            self._again.append(batch)
+            self._again.put_back(batch, self._clock())
             late, ready = self._decide()
         self._fail_all(late)
         return ready
@@ -374,65 +322,25 @@ class Scheduler(Generic[Slot]):
     def _settle(self, batch: Batch, slot: Slot, error: HeadraceError) -> list[tuple[Batch, Slot]]:
         """A batch has no outputs: it runs again, whole or in pieces, or its requests are told."""
         with self._lock:
-            again = self._batches_again(batch, error)
+            again = self._again.batches_of(batch, error, self._clock())
         if not again:
-            if isinstance(error, InstanceLost) and batch.losses >= _LOSSES_MAX:
-                error = _told_if_alone(batch, error)
-            if isinstance(error, ModelFailed) and len(batch.parts) > 1:
-                error = error.without_text()
+            error = told(batch, error)
             for part in batch.parts:
                 self._fail(part.request, error)
         with self._lock:
             self._end_run(batch)
-            self._again += again
+            self._again.waiting += again
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
         return ready
-
-    def _batches_again(self, batch: Batch, error: HeadraceError) -> list[Batch]:
-        """What of a batch that failed runs again. Under the lock."""
-        now = self._clock()
-        is_out_of_memory = isinstance(error, OutOfMemory)
-        if is_out_of_memory:
-            self._batcher.shrink(batch, now)
-        if isinstance(error, InstanceLost):
-            batch.losses += error.is_suspect
-            batch.moves += 1
-        if not self._is_deterministic:
-            return []
-        if isinstance(error, InstanceLost):
-            if batch.losses < _LOSSES_MAX:
-                again = [batch] if batch.moves < _MOVES_MAX else []
-                self.instrument.retried += len(again)
-                return self._waiting_again(again, now)
-            # Each piece may cost one more worker.
-            fresh = replace(batch, losses=_LOSSES_MAX - 1, moves=0)
-            pieces = take_apart(fresh, pieces_for_workers(len(batch.parts)), now)
-        elif is_out_of_memory:
-            cuts = self._batcher.limits.splits and not batch.key.is_scalar
-            pieces = take_apart(batch, 2, now, cuts=cuts)
-        elif isinstance(error, ModelFailed):
-            pieces = take_apart(batch, 2, now)
-        else:
-            return []
-        # Memory needs no budget: the batches that follow are smaller.
-        if len(pieces) < 2 or not (is_out_of_memory or self._budget.take(len(pieces), now)):
-            return []
-        self.instrument.taken_apart += 1
-        return self._waiting_again(pieces, now)
-
-    def _waiting_again(self, batches: list[Batch], now: float) -> list[Batch]:
-        for batch in batches:
-            batch.retry_until = now + RETRY_S_MAX
-        return batches
 
     def _end_run(self, batch: Batch) -> None:
         """*batch* is no longer in flight. Under the lock."""
         now = self._clock()
         self._in_flight.remove(batch)
         self._busy_since = now
-        self._budget.note_run(now)
+        self._again.budget.note_run(now)
 
     def _learn(self, batch: Batch, outcome: Outcome) -> None:
         """Learn from a batch that ran: what it took, and that it fitted. Under the lock."""
@@ -519,17 +427,3 @@ def _is_answered(part: Part) -> bool:
     if part.stop - part.start == request.rows:
         return True
     return sum(answer.stop - answer.start for answer in request.answers or ()) == request.rows
-
-
-def _told_if_alone(batch: Batch, error: InstanceLost) -> HeadraceError:
-    """What the requests of a batch that cost several workers are told.
-
-    The guilty one is known where it was alone; several may try again.
-    """
-    if len(batch.parts) > 1:
-        return error
-    error_id = new_error_id()
-    _log.error("request_ends_workers", error_id=error_id, rows=batch.rows, why=str(error))
-    return RequestEndsWorkers(
-        f"the request was run {batch.losses} times, alone; each time {error} (error id {error_id})"
-    )

@@ -9,7 +9,7 @@ from headrace.signature import Signature
 from headrace.typed import FieldNumbers, describe
 from headrace_client import HeadraceClientError
 
-from ..connecting import Connection
+from ..asking.connecting import Connection
 from ..errors import HeadraceError, ModelNotFound, UsageError
 
 if TYPE_CHECKING:

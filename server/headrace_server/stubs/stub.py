@@ -6,7 +6,7 @@ from typing import Final
 
 from headrace.typed import describe
 
-from ..connecting import Connection
+from ..asking.connecting import Connection
 from ..errors import UsageError
 from .known import from_daemon, from_registry, is_uri
 from .module import module_of

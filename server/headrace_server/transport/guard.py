@@ -42,6 +42,7 @@ SCOPES_OF: Final[Mapping[str, frozenset[Scope]]] = {
     "/grpc.health.v1.Health/Check": _ANY,
     "/grpc.health.v1.Health/Watch": _ANY,
     "/grpc.health.v1.Health/List": _ANY,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ANY,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY,
 }
 # What `open_health` opens.

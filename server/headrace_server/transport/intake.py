@@ -10,7 +10,7 @@ from ..errors import SERVER_ENDS, Draining, HeadraceError, ResourceExhausted
 from ..faults import fault
 from ..service import Service
 from ..types import Plan, Reply, Request, Target, Timing
-from .codec import Decoder
+from .decoder import Decoder
 
 _INFINITY = float("inf")
 

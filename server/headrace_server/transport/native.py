@@ -16,7 +16,7 @@ from headrace.timings import ASKED
 from ..errors import HeadraceError
 from ..service import Service
 from ..types import Outputs, Request, Target
-from .codec import Encoder
+from .encoder import Encoder
 from .guard import Guard
 from .intake import Intake
 from .requestlog import RequestLog

@@ -6,7 +6,7 @@ from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest
 from headrace.parameters import Given
 
 from ..errors import InvalidRequest
-from ..service import TOLERATED
+from ..planning import TOLERATED
 
 
 def refuse_parameters(parameters: Mapping[str, InferParameter], where: str) -> None:

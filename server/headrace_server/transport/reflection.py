@@ -7,6 +7,7 @@ never sees package "inference", so other libraries that define it can live besid
 from importlib.resources import files
 from typing import Any
 
+import grpc
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
@@ -14,7 +15,6 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
-from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from headrace.typed import PACKAGE
 
@@ -22,6 +22,9 @@ from .typed.directory import TypedDirectory
 
 INFERENCE = "inference.GRPCInferenceService"
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+# Version 1 is version 1alpha in another package, field by field. Clients ask for either or both.
+_V1, _ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
+REFLECTION, REFLECTION_ALPHA = f"{_V1}.ServerReflection", f"{_ALPHA}.ServerReflection"
 
 
 def descriptor_pool() -> DescriptorPool:
@@ -34,12 +37,37 @@ def descriptor_pool() -> DescriptorPool:
         file = FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         pool.Add(file)
+    pool.Add(_version_1())
     return pool
 
 
-def reflection_servicer(typed: TypedDirectory) -> ReflectionServicer:
-    """The servicer of grpc.reflection.v1alpha."""
-    return _LiveReflection(typed)
+def reflection_handlers(typed: TypedDirectory) -> "tuple[grpc.GenericRpcHandler, ...]":
+    """What handles grpc.reflection.v1, and v1alpha for older clients."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        _LiveReflection(typed).ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return tuple(
+        grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+        for service in (REFLECTION, REFLECTION_ALPHA)
+    )
+
+
+def _version_1() -> FileDescriptorProto:
+    """The file of grpc.reflection.v1, which grpcio-reflection does not bring."""
+    file = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    file.name, file.package = f"{_V1.replace('.', '/')}/reflection.proto", _V1
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace(_ALPHA, _V1)
+    for service in file.service:
+        for method in service.method:
+            method.input_type = method.input_type.replace(_ALPHA, _V1)
+            method.output_type = method.output_type.replace(_ALPHA, _V1)
+    return file
 
 
 class _LiveReflection(ReflectionServicer):  # type: ignore[misc]
@@ -51,7 +79,7 @@ class _LiveReflection(ReflectionServicer):  # type: ignore[misc]
 
     def _list_services(self, request: Any) -> Any:
         typed = [f"{each.service.package}.{each.service.service}" for each in self._typed.bindings]
-        self._service_names = sorted((INFERENCE, HEALTH, REFLECTION, *typed))
+        self._service_names = sorted((INFERENCE, HEALTH, REFLECTION, REFLECTION_ALPHA, *typed))
         return super()._list_services(request)
 
 
@@ -66,7 +94,15 @@ class _LivePool:
         return self._of(name.removesuffix(".proto").replace("/", ".")).FindFileByName(name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
-        return self._of(symbol).FindFileContainingSymbol(symbol)
+        pool = self._of(symbol)
+        try:
+            return pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            # Protobuf does not look for methods, which `grpcurl describe` asks for too.
+            service, _, method = symbol.rpartition(".")
+            found = pool.FindServiceByName(service)
+            found.methods_by_name[method]
+            return found.file
 
     def FindMessageTypeByName(self, full_name: str) -> Descriptor:  # noqa: N802
         return self._of(full_name).FindMessageTypeByName(full_name)

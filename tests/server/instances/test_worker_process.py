@@ -41,8 +41,9 @@ from headrace_server.instances.process import Spawner
 from headrace_server.instances.supervisor import SETTLED_S
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
 from headrace_server.repository.model import ModelVersion, State
-from headrace_server.repository.repository import Repository, Wanted
+from headrace_server.repository.repository import Repository
 from headrace_server.repository.tried import Tried
+from headrace_server.repository.wanted import Wanted
 from headrace_server.settings import ModelSettings
 from headrace_server.types import Batch, BatchKey, InputLayout, Outcome, Part, Request
 from strategies import chained

@@ -13,7 +13,8 @@ LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 METADATA = "/inference.GRPCInferenceService/ServerMetadata"
 CHECK = "/grpc.health.v1.Health/Check"
-REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+REFLECTION_ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 SECRETS = {scope: make_token() for scope in Scope}
 
@@ -43,6 +44,7 @@ def header(scope: Scope) -> str:
         (LIVE, set(Scope)),
         (CHECK, set(Scope)),
         (REFLECTION, set(Scope)),
+        (REFLECTION_ALPHA, set(Scope)),
     ],
 )
 def test_a_method_wants_one_of_its_scopes(method: str, allowed: set[Scope]) -> None:

@@ -13,8 +13,9 @@ from headrace.elements import encode_elements
 from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest
 from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace_server.errors import InvalidRequest
-from headrace_server.service import PARAMETERS_BYTES_MAX, Service
-from headrace_server.transport.codec import Decoder
+from headrace_server.planning import PARAMETERS_BYTES_MAX
+from headrace_server.service import Service
+from headrace_server.transport.decoder import Decoder
 from headrace_server.types import BatchKey, Request
 
 SIZE = TensorSpec("size", "FP32", (-1,), "float")

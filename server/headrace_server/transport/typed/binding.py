@@ -20,10 +20,11 @@ from headrace.typed.description import VERSION_NUMBER
 from headrace.wire import varint
 
 from ...errors import HeadraceError, InvalidRequest, ResourceExhausted
+from ...planning import Ask, check_signature
 from ...repository.model import ModelVersion
-from ...service import Ask, Service, check_signature
+from ...service import Service
 from ...types import Buffer, Outputs, Plan, Reply, Request
-from ..codec import check_bytes, check_values
+from ..checks import check_bytes, check_values
 from .fields import FieldTable, joined
 from .reading import lies_alike, reader_of
 from .values import plain, read_instant

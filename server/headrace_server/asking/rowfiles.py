@@ -22,7 +22,7 @@ from rich.console import Console
 from headrace.signature import TensorSpec
 from headrace_client import ModelMetadata
 
-from .errors import UsageError
+from ..errors import UsageError
 from .parquet import read_columns
 
 # Rows and bytes of one request: enough to fill a batch, little enough to keep several in flight.

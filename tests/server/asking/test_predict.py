@@ -21,10 +21,10 @@ import pytest
 import oip_double
 from headrace.signature import TensorSpec
 from headrace_client import ModelMetadata
-from headrace_server.connecting import Connection
+from headrace_server.asking.connecting import Connection
+from headrace_server.asking.predict import predict
+from headrace_server.asking.rowfiles import READERS
 from headrace_server.errors import UsageError
-from headrace_server.predict import predict
-from headrace_server.rowfiles import READERS
 from oip_double import Double, ServedModel, Tensors
 
 IRIS_CSV = """sepal_length,sepal_width,petal_length,petal_width
@@ -405,8 +405,8 @@ def test_standard_input_may_hold_text_or_an_array(
 def test_the_command_needs_the_bare_install_alone(double: Double) -> None:
     script = (
         "import sys\n"
-        "from headrace_server.connecting import Connection\n"
-        "from headrace_server.predict import predict\n"
+        "from headrace_server.asking.connecting import Connection\n"
+        "from headrace_server.asking.predict import predict\n"
         "there = Connection(server=sys.argv[1])\n"
         "predict('iris', '-', connection=there, input_format='csv', output='csv')\n"
         "bare = {'pandas', 'mlflow', 'pydantic', 'structlog', 'pygrpc_native', 'pyarrow'}\n"

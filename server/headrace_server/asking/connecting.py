@@ -1,45 +1,18 @@
 """Connecting: how a command reaches a daemon, from the options that such commands share.
 
-A command takes them as parameters of these types, makes a `Connection` of them, and hands that on.
+A command takes a `Connection`, whose fields are its flags (cli/flags.py), and hands it on.
 Importing this costs no gRPC: `headrace --help` needs none.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import UsageError
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from headrace_client import Client, Tls
-
-SERVER: Final = "127.0.0.1:8001"
-
-Server = Annotated[
-    str, typer.Option(metavar="HOST:PORT", help="Where the daemon is; grpcs://HOST:PORT for TLS.")
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        metavar="TOKEN",
-        envvar="HEADRACE_TOKEN",
-        show_default=False,
-        help="What the daemon knows you by. The variable keeps it out of lists of processes.",
-    ),
-]
-UseTls = Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's authorities.")]
-TlsCa = Annotated[
-    str,
-    typer.Option(metavar="FILE", show_default=False, help="Encrypt; trust these authorities."),
-]
-TlsCert = Annotated[
-    str,
-    typer.Option(metavar="FILE", show_default=False, help="Encrypt; your own certificate."),
-]
-TlsKey = Annotated[
-    str, typer.Option(metavar="FILE", show_default=False, help="The private key of --tls-cert.")
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +28,34 @@ class Connection:
         tls_key: File of its private key.
     """
 
-    server: str = SERVER
-    token: str = ""
-    tls: bool = False
-    tls_ca: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
+    server: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Where the daemon is; grpcs://HOST:PORT for TLS."),
+    ] = "127.0.0.1:8001"
+    token: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            envvar="HEADRACE_TOKEN",
+            show_default=False,
+            help="What the daemon knows you by. The variable keeps it out of lists of processes.",
+        ),
+    ] = ""
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's authorities.")] = (
+        False
+    )
+    tls_ca: Annotated[
+        str,
+        typer.Option(metavar="FILE", show_default=False, help="Encrypt; trust these authorities."),
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        typer.Option(metavar="FILE", show_default=False, help="Encrypt; your own certificate."),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        typer.Option(metavar="FILE", show_default=False, help="The private key of --tls-cert."),
+    ] = ""
 
     @property
     def tls_setting(self) -> "bool | Tls | None":
@@ -70,7 +65,7 @@ class Connection:
         files = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
         return files if files != Tls() else self.tls or None
 
-    def client(self, timeout_s: float | None = 60.0) -> "Client":
+    def client(self, timeout_s: float = 60.0) -> "Client":
         """A client of the daemon, whose calls may take *timeout_s*; nothing is sent yet.
 
         Raises:

@@ -19,9 +19,9 @@ import grpc
 import pytest
 
 import oip_double
-from headrace_server.connecting import Connection
+from headrace_server.asking.connecting import Connection
+from headrace_server.asking.modelsview import load_model, show_models, unload_model
 from headrace_server.errors import UsageError
-from headrace_server.modelsview import load_model, show_models, unload_model
 from oip_double import Double
 
 INTERVAL_S = 0.05

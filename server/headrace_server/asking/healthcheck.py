@@ -6,8 +6,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headrace_client.channel import MESSAGE_BYTES_MAX, channel_options, channel_target
 from headrace_client.security import call_metadata, channel_credentials, tls_options
 
+from ..errors import UsageError
 from .connecting import Connection
-from .errors import UsageError
 
 HEALTHY, UNHEALTHY = 0, 1
 

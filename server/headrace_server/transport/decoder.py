@@ -1,4 +1,4 @@
-"""Codec: ModelInferRequest bytes to a Request, Outputs to ModelInferResponse bytes.
+"""Decoder: ModelInferRequest bytes to a Request.
 
 Requests of one caller look alike, so what one of them taught is kept, in two steps:
 
@@ -8,29 +8,23 @@ Requests of one caller look alike, so what one of them taught is kept, in two st
    top-level fields. BYTES tensors, whose lengths vary, and unusual field orders stop here.
 
 Only a message that neither knows goes through protobuf and the signature. Raw tensors never enter
-protobuf, in either direction.
+protobuf.
 """
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from headrace.datatypes import BYTES, EXACT_INTEGER_MAX
-from headrace.elements import TensorError, element_offsets
-from headrace.oip.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from headrace.oip.open_inference_pb2 import ModelInferRequest
 from headrace.signature import Given
-from headrace.wire import Fields, WireError, split, varint
+from headrace.wire import Fields, WireError, split
 
-from ..errors import InvalidRequest, ResourceExhausted
-from ..service import Ask, Service
-from ..types import Buffer, Outputs, OutputTensor, Plan, Reply, Request
-from .columns import check_column
+from ..errors import InvalidRequest
+from ..planning import Ask
+from ..service import Service
+from ..types import Buffer, Plan, Reply, Request
+from .checks import check_bytes, check_values
 from .contents import typed_bytes
 from .parameters import parameters_of, refuse_parameters
-
-# What gRPC itself can carry.
-MESSAGE_BYTES_MAX = 2**31 - 1
 
 _MALFORMED = "the message is not a ModelInferRequest"
 
@@ -44,11 +38,9 @@ _HEADER_BYTES_MAX = 1024 * 1024
 # Layouts that share a name, a version and a length.
 _SAME_LENGTH_MAX = 8
 
-_TAG_NAME = 0x0A
 _TAG_VERSION = 0x12
 _TAG_ID = 0x1A
 _TAG_RAW_INPUT = 0x3A
-_TAG_RAW_OUTPUT = b"\x32"
 
 
 class _Layout:
@@ -273,95 +265,6 @@ class Decoder:
             same.append(_Layout(header, tags, slices, plan))
 
 
-class Encoder:
-    """Responses from outputs. Used by any thread."""
-
-    def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
-        self._message_bytes_max = message_bytes_max
-        self._heads: dict[object, dict[int, _Head]] = {}
-
-    def encode(self, request: Request, outputs: Outputs, start: int, stop: int) -> bytes:
-        """A ModelInferResponse with rows *start* to *stop*: the one copy of answers.
-
-        Raises:
-            ResourceExhausted: It is longer than a message may be.
-        """
-        heads = outputs.heads
-        if heads is None:
-            heads = outputs.heads = self._heads_of(outputs)
-        assert isinstance(heads, dict)
-        head = heads.get(stop - start)
-        if head is None:
-            head = heads[stop - start] = _head(outputs, stop - start)
-        pieces: list[Buffer] = [head.model, request.id_field, head.outputs]
-        rows = outputs.rows
-        for index, tensor in enumerate(outputs.tensors):
-            data = tensor.rows(start, stop, rows)
-            pieces.append(head.prefixes[index] or _TAG_RAW_OUTPUT + varint(len(data)))
-            pieces.append(data)
-        payload = b"".join(pieces)
-        if len(payload) > self._message_bytes_max:
-            raise ResourceExhausted(
-                f"the answer has {len(payload)} bytes, message_bytes_max is "
-                f"{self._message_bytes_max}"
-            )
-        return payload
-
-    def _heads_of(self, outputs: Outputs) -> "dict[int, _Head]":
-        key = (
-            outputs.model,
-            tuple(
-                (tensor.name, tensor.datatype.code, _row_shape(tensor, outputs.rows))
-                for tensor in outputs.tensors
-            ),
-        )
-        heads = self._heads.get(key)
-        if heads is None:
-            if len(self._heads) >= _KEPT_MAX:
-                self._heads.clear()
-            heads = self._heads[key] = {}
-        return heads
-
-
-class _Head:
-    """The encoded fields of a response that are the same for all requests of as many rows."""
-
-    __slots__ = ("model", "outputs", "prefixes")
-
-    def __init__(self, model: bytes, outputs: bytes, prefixes: tuple[bytes, ...]) -> None:
-        self.model = model
-        self.outputs = outputs
-        # Tag and length before each raw tensor; empty where the length varies.
-        self.prefixes = prefixes
-
-
-def _row_shape(tensor: OutputTensor, batch_rows: int) -> tuple[int, ...]:
-    """The shape without its row axis; all of it behind a -1 where there is no row axis."""
-    has_rows = tensor.shape[:1] == (batch_rows,)
-    return tensor.shape[1:] if has_rows else (-1, *tensor.shape)
-
-
-def _head(outputs: Outputs, rows: int) -> _Head:
-    name, version = outputs.model
-    message = ModelInferResponse()
-    prefixes = []
-    for tensor in outputs.tensors:
-        shape = tensor.shape
-        if shape[:1] == (outputs.rows,):
-            shape = (rows, *shape[1:])
-        message.outputs.add(name=tensor.name, datatype=tensor.datatype.name, shape=shape)
-        nbytes = math.prod(shape) * tensor.datatype.itemsize
-        prefixes.append(b"" if tensor.datatype is BYTES else _TAG_RAW_OUTPUT + varint(nbytes))
-    return _Head(
-        ModelInferResponse(model_name=name, model_version=version).SerializeToString(),
-        message.SerializeToString(),
-        tuple(prefixes),
-    )
-
-
-# Checks of what a plan cannot know.
-
-
 def _check_id(id_bytes: bytes) -> None:
     """Whether the id is text: the answer that echoes it could not be read otherwise."""
     try:
@@ -370,53 +273,3 @@ def _check_id(id_bytes: bytes) -> None:
         raise InvalidRequest(
             f"id: expected UTF-8, got {id_bytes[:32]!r}, which is none at byte {error.start}"
         ) from None
-
-
-def check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
-    """Whether each tensor has as many bytes, or BYTES elements, as its shape needs."""
-    if len(given) != len(plan.byte_counts):
-        raise InvalidRequest(
-            f"raw_input_contents: expected {len(plan.byte_counts)} entries, one per input, "
-            f"got {len(given)}"
-        )
-    for index, (data, nbytes) in enumerate(zip(given, plan.byte_counts, strict=True)):
-        if nbytes >= 0:
-            if len(data) != nbytes:
-                raise InvalidRequest(
-                    f"{_input_name(plan, index)}: expected {nbytes} bytes for its shape and "
-                    f"datatype, got {len(data)}"
-                )
-            continue
-        try:
-            offsets = element_offsets(data, plan.element_counts[index])
-        except TensorError as error:
-            raise InvalidRequest(f"{_input_name(plan, index)}: {error}") from None
-        column = plan.key.inputs[plan.order.index(index)].column
-        if column is not None:
-            check_column(column, data, offsets)
-
-
-def check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
-    """Whether BOOL is 0 or 1, and integers that become FP64 stay within 2**53."""
-    for index in plan.checked:
-        layout = plan.key.inputs[index]
-        if layout.datatype.name == "BOOL":
-            octets = np.frombuffer(tensors[index], np.uint8)
-            if octets.size and octets.max() > 1:
-                # numpy would take any byte for true, but keep its odd bits in what is computed.
-                raise InvalidRequest(
-                    f"input {layout.name!r}: expected BOOL elements of 0 or 1, got {octets.max()}"
-                )
-            continue
-        values = np.frombuffer(tensors[index], layout.datatype.wire)
-        if values.size and (
-            int(values.max()) > EXACT_INTEGER_MAX or int(values.min()) < -EXACT_INTEGER_MAX
-        ):
-            raise InvalidRequest(
-                f"input {layout.name!r}: {layout.datatype.name} values beyond 2**53 cannot become "
-                "FP64 without loss"
-            )
-
-
-def _input_name(plan: Plan, index: int) -> str:
-    return f"input {plan.key.inputs[plan.order.index(index)].name!r}"

@@ -10,8 +10,8 @@ import typer
 
 from headrace_client import HeadraceClientError
 
+from ..errors import UsageError
 from .connecting import Connection
-from .errors import UsageError
 
 _ANSWER_S_MAX = 0.5
 

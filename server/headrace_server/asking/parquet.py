@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UsageError
+from ..errors import UsageError
 
 Column: TypeAlias = Sequence[Any] | npt.NDArray[Any]
 

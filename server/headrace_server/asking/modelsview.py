@@ -26,8 +26,8 @@ from headrace_client import (
     Unavailable,
 )
 
+from ..errors import UsageError
 from .connecting import Connection
-from .errors import UsageError
 
 _STATE_STYLES: Final = {
     "READY": "green",

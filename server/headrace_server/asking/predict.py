@@ -20,8 +20,8 @@ from rich.text import Text
 
 from headrace_client import Client, HeadraceClientError, Prediction, Timings
 
+from ..errors import UsageError
 from .connecting import Connection
-from .errors import UsageError
 from .rowfiles import BINARY, READERS, Chunk, opened, row_count
 
 _LOCAL: Final = Connection()

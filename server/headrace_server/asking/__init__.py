@@ -1,0 +1,1 @@
+"""Asking: what the commands do that speak to a running daemon. Nothing here knows the daemon."""
