@@ -33,7 +33,7 @@ from .metadata import metadata_of
 from .reflection import INFERENCE, reflection_servicer
 from .requestlog import RequestLog
 from .security import TokenInterceptor
-from .status import status_of
+from .status import pushback_of, status_of
 from .timings import trailing
 from .typed.directory import TypedDirectory, method_of
 
@@ -241,7 +241,7 @@ class GrpcioTransport:
             if is_timed:
                 context.set_trailing_metadata(trailing(request))
             return result
-        await context.abort(status_of(result), result.message)
+        await _abort(context, result)
         raise AssertionError("abort always raises")
 
     def _submit(self) -> None:
@@ -308,7 +308,7 @@ class InferenceServicer:
             model = self._repository.find(request.name, request.version)
             model.scheduler  # noqa: B018 - raises why there is nothing to tell.
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await _abort(context, error)
         return metadata_of(model)
 
     async def RepositoryIndex(  # noqa: N802
@@ -318,7 +318,7 @@ class InferenceServicer:
         try:
             _check_repository(request.repository_name)
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await _abort(context, error)
         response = open_inference_pb2.RepositoryIndexResponse()
         for model in self._repository.models:
             if model.is_ready or not request.ready:
@@ -334,7 +334,7 @@ class InferenceServicer:
             uri = _uri(request.parameters)
             await _ended(self._repository.begin_load(request.model_name, uri))
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await _abort(context, error)
         return open_inference_pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -346,7 +346,7 @@ class InferenceServicer:
             _check_known(request.parameters, ("unload_dependents",))
             await _ended(self._repository.begin_unload(request.model_name))
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await _abort(context, error)
         return open_inference_pb2.RepositoryModelUnloadResponse()
 
 
@@ -374,16 +374,21 @@ def _guarded(name: str, method: Method) -> Method:
             request = read(payload)
         except DecodeError:
             refusal = InvalidRequest(f"the message is not a {name}Request")
-            await context.abort(status_of(refusal), refusal.message)
+            await _abort(context, refusal)
         try:
             return await method(request, context)
         except grpc.aio.AbortError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status of ours.
             error = fault("method_failed", method=name)
-        return await context.abort(status_of(error), error.message)
+        return await _abort(context, error)
 
     return guarded
+
+
+async def _abort(context: Context, error: HeadraceError) -> None:
+    """End the call with *error*; never returns."""
+    await context.abort(status_of(error), error.message, pushback_of(error))
 
 
 def _check_repository(name: str) -> None:
