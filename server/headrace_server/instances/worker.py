@@ -497,7 +497,9 @@ def _bytes_of(process: Process) -> int:
 
 def _failure(report: dict[str, Any]) -> HeadraceError:
     if report["type"] == "UnknownInstance":
-        return InstanceLost("the instance was unloaded before the batch reached it")
+        return InstanceLost(
+            "the instance was unloaded before the batch reached it", is_suspect=False
+        )
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
     kind = OutOfMemory if report["out_of_memory"] else ModelFailed

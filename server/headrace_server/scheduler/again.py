@@ -92,7 +92,7 @@ class Again:
                     late.append((part.request, error))
                 elif batch.retry_until <= now:
                     why = "the worker was lost and no other was ready in time: retry"
-                    late.append((part.request, InstanceLost(why)))
+                    late.append((part.request, InstanceLost(why, is_suspect=False)))
                 else:
                     open_parts.append(part)
             if open_parts:
