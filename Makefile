@@ -28,7 +28,7 @@ help:
 	@echo "make test-faults     the longer tests: things broken under a stream of requests, the gallery, stubs"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
-	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
+	@echo "make test-node  clients from npm: Node by the .proto file, buf curl by reflection (needs node and npm)"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
