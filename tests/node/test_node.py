@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 import pytest
 
 import models
-from foreign import IRIS, write_proto
+from foreign import IRIS, blocks, write_proto
 from headrace.typed.description import service_name
 from headrace_client import Client
 from serving import Daemon
 
 HERE = Path(__file__).parent
-GUIDES = HERE.parents[1] / "docs" / "guides"
 NODE = shutil.which("node")
 pytestmark = [
     pytest.mark.slow,
@@ -48,8 +46,7 @@ def ask(daemon: Daemon, tmp_path: Path, model: str, *requests: tuple[str, Any]) 
 
 @pytest.mark.parametrize("guide", ["node", "stubs"])
 def test_what_the_guide_shows_runs(daemon: Daemon, tmp_path: Path, guide: str) -> None:
-    page = (GUIDES / f"{guide}.md").read_text()
-    (shown,) = re.findall(r"```js\n(.*?)```", page, re.DOTALL)
+    (shown,) = blocks(f"{guide}.md", "js")
     file = write_proto(daemon, "iris", tmp_path)
     script = shown.replace("127.0.0.1:8001", daemon.address).replace("iris.proto", str(file))
 
