@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from ..arena import Arena, Region
+from ..batchframes import DoneFrame, RunFrame
 from ..completions import Completions
 from ..errors import (
     HeadraceError,
@@ -27,7 +28,7 @@ from ..errors import (
     ModelFailed,
     OutOfMemory,
 )
-from ..frames import DoneFrame, Frame, Kind, RunFrame
+from ..frames import Frame, Kind
 from ..heap import own_bytes
 from .flights import Flights
 from .loaded import LoadedInstance

@@ -39,7 +39,8 @@ class Again:
     """Batches that wait to run again.
 
     Attributes:
-        waiting: They, in the order in which they go; all before what the batcher has.
+        waiting: They, in the order in which they go; all before what the batcher has. Always the
+            same deque.
         budget: Of extra runs; the scheduler tells it of every run.
     """
 
@@ -81,7 +82,7 @@ class Again:
     def give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
         """Who has waited long enough; the batches keep the others' rows."""
         late: list[tuple[Request, HeadraceError]] = []
-        kept: deque[Batch] = deque()
+        kept: list[Batch] = []
         for batch in self.waiting:
             open_parts = []
             for part in batch.parts:
@@ -98,7 +99,8 @@ class Again:
             if open_parts:
                 rows = sum(part.stop - part.start for part in open_parts)
                 kept.append(replace(batch, parts=open_parts, rows=rows))
-        self.waiting = kept
+        self.waiting.clear()
+        self.waiting.extend(kept)
         return late
 
     def batches_of(self, batch: Batch, error: HeadraceError, now: float) -> list[Batch]:

@@ -93,6 +93,8 @@ class Scheduler(Generic[Slot]):
         self._lock = threading.Lock()
         # Batches that lost their worker, and pieces of those that failed.
         self._again = Again(batcher, instrument, is_deterministic=is_deterministic)
+        # Its own, at hand: every request looks.
+        self._waiting_again, self._budget = self._again.waiting, self._again.budget
         self._in_flight: set[Batch] = set()
         # When the last batch ended, or the first began after a pause.
         self._busy_since = -math.inf
@@ -197,8 +199,8 @@ class Scheduler(Generic[Slot]):
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            batches = [*self._in_flight, *self._again.waiting]
-            self._again.waiting.clear()
+            batches = [*self._in_flight, *self._waiting_again]
+            self._waiting_again.clear()
             left = [part.request for batch in batches for part in batch.parts]
             left += self._batcher.drain()
             is_clean = all(request.is_cancelled for request in left)
@@ -228,9 +230,9 @@ class Scheduler(Generic[Slot]):
         late = self._batcher.expire(now)
         ready: list[tuple[Batch, Slot]] = []
         wake_at = math.inf
-        if self._again.waiting:
+        if self._waiting_again:
             late += self._again.give_up(now)
-        take, batcher, again = self._instances.take_nowait, self._batcher, self._again.waiting
+        take, batcher, again = self._instances.take_nowait, self._batcher, self._waiting_again
         while batcher.rows or again:
             # Behind a batch that runs only what is full goes ahead: another one still grows, and
             # would wait there as well as here.
@@ -256,7 +258,7 @@ class Scheduler(Generic[Slot]):
         return late, ready
 
     def _wake_by(self, at: float) -> None:
-        if self._again.waiting:
+        if self._waiting_again:
             at = min(at, self._again.until())
         self.wake_at = at
         if at != math.inf:
@@ -329,7 +331,7 @@ class Scheduler(Generic[Slot]):
                 self._fail(part.request, error)
         with self._lock:
             self._end_run(batch)
-            self._again.waiting += again
+            self._waiting_again += again
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
@@ -340,7 +342,7 @@ class Scheduler(Generic[Slot]):
         now = self._clock()
         self._in_flight.remove(batch)
         self._busy_since = now
-        self._again.budget.note_run(now)
+        self._budget.note_run(now)
 
     def _learn(self, batch: Batch, outcome: Outcome) -> None:
         """Learn from a batch that ran: what it took, and that it fitted. Under the lock."""
