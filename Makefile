@@ -51,7 +51,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on $(PIP_OPTIONS) \
-		--constraint constraints.txt --editable ".[demo,dev]"
+		--no-compile --constraint constraints.txt --editable ".[demo,dev]"
+	@# On all cores, where pip has one; what does not compile is no module for this Python.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 demo: setup
@@ -73,7 +75,7 @@ test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-faults: setup
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
 
 test-strangers: $(STRANGERS)/installed $(PROTOBUF7)/installed
 	@# Their tests skip where they are not installed: here they must be.

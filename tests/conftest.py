@@ -53,13 +53,13 @@ structlog.configure(
 )
 
 
-# Files whose tests ask the same daemons, which take long to start: one process runs them all.
+# Files whose tests share daemons or a store, which take long to make: one process runs them all.
 SHARING = {
     "tests/conformance/": "tests/conformance",
     **dict.fromkeys(
         (
             f"tests/e2e/test_{name}.py"
-            for name in ("clients", "commands", "guides", "kserve", "serve")
+            for name in ("clients", "commands", "guides", "kserve", "safety", "security", "serve")
         ),
         "tests/e2e",
     ),

@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import faulty
 
 FRAMEWORKS = {"mlflow", "torch", "sklearn", "onnxruntime", "pandas", "scipy"}
 
@@ -27,6 +30,29 @@ def test_a_worker_imports_the_standard_library_numpy_and_ours_alone() -> None:
 
     foreign = loaded - bare - set(sys.stdlib_module_names) - {"headrace", "headrace_server"}
     assert {name for name in foreign if not name.startswith("_")} == set()
+
+
+LOADS = """
+from pathlib import Path
+
+from headrace.signature import Signature, TensorSpec
+from headrace_server.adapters import Artifact
+from headrace_server.adapters.sklearn import SklearnAdapter
+from headrace_server.devices import open_device
+
+config = {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
+inputs = (TensorSpec("x", "FP64", (-1, 2)),)
+artifact = Artifact(Path({path!r}), config, {"predict_fn": "predict"}, Signature(inputs, ()))
+SklearnAdapter(artifact, open_device("cpu"))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_tensors_that_knows_no_framework_is_loaded_without_one(tmp_path: Path) -> None:
+    """Which takes a third of a second."""
+    path = str(faulty.save(tmp_path / "model"))
+
+    assert not modules_after(LOADS.replace("{path!r}", repr(path))) & FRAMEWORKS
 
 
 @pytest.mark.slow

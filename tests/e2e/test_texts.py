@@ -1,6 +1,7 @@
 """Models of texts through a running daemon: strings in, BYTES out."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import models
 from headrace_client import Client
 from serving import Daemon, untried
 
-pytest.importorskip("transformers", reason="needs transformers")
-
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.skipif(not find_spec("transformers"), reason="needs transformers"),
+]
 
 SERVED = {"hf_classifier": "mood", "hf_generator": "writer"}
 TEXTS = ["the cat sat on a mat", "a good day"]

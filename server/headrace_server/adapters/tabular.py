@@ -66,7 +66,8 @@ class TabularAdapter(Adapter):
         super().__init__(artifact, device)
         with loading(self.extra, self.packages):
             if artifact.signature is None or any(s.is_column for s in artifact.signature.inputs):
-                # Models of tensors are served without it: it takes a third of a second, and memory.
+                # Models of tensors do without it, unless their framework has it: it takes a third
+                # of a second, and memory.
                 import pandas as pd  # noqa: F401
             self._model = self._open()
         self._call = self._pyfunc_call()

@@ -3,6 +3,7 @@
 import functools
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from headrace_server.adapters import LoadError
 from headrace_server.adapters.sentence_transformers import SentenceTransformersAdapter
 from headrace_server.devices import open_device
 
-pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+# Not imported before a test asks: that takes seconds, in each process that only collects.
+pytestmark = pytest.mark.skipif(
+    not find_spec("sentence_transformers"), reason="needs sentence-transformers"
+)
 
 TEXTS: models.Tensors = {"input-0": np.array(["a good day", "bad cats"], object)}
 

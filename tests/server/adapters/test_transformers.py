@@ -4,6 +4,7 @@ import functools
 import json
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from headrace_server.adapters.probe import probe
 from headrace_server.adapters.transformers import TransformersAdapter
 from headrace_server.devices import open_device
 
-pytest.importorskip("transformers", reason="needs transformers")
+pytestmark = pytest.mark.skipif(not find_spec("transformers"), reason="needs transformers")
 
 
 @functools.cache
