@@ -25,10 +25,10 @@ from headrace_server.errors import (
     ResourceExhausted,
 )
 from headrace_server.instrument import Instrument
-from headrace_server.scheduler.again import RETRY_S_MAX
 from headrace_server.scheduler.batcher import Batcher, Level, Limits
 from headrace_server.scheduler.isolation import EXTRA_RUNS_MIN
 from headrace_server.scheduler.policy import AdaptivePolicy, DelayPolicy, GreedyPolicy, Policy
+from headrace_server.scheduler.reruns import RETRY_S_MAX
 from headrace_server.scheduler.rowcaps import PROBE_S_MIN
 from headrace_server.scheduler.scheduler import Scheduler
 from headrace_server.scheduler.servicetimes import ServiceTimes

@@ -1,4 +1,4 @@
-"""Again: the batches of one queue that run once more, whole or in pieces.
+"""Reruns: the batches of one queue that run once more, whole or in pieces.
 
 A batch whose worker was lost waits for another one; a batch that failed is taken apart
 (isolation.py), as long as the budget allows. Whoever waits too long, or past its deadline, is told.
@@ -35,7 +35,7 @@ _MOVES_MAX = 5
 _log = structlog.get_logger("headrace")
 
 
-class Again:
+class Reruns:
     """Batches that wait to run again.
 
     Attributes:
