@@ -23,7 +23,7 @@ STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.
 	$(wildcard tests/conformance)
 
 .PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
-	test-node soak bench bench-client bench-flavors gpu-check protos clean
+	test-node test-go test-java soak bench bench-client bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
@@ -31,7 +31,8 @@ help:
 	@echo "make test-faults     the longer tests: things broken under a stream of requests, the gallery, stubs"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
-	@echo "make test-node  a client in Node from the .proto that headrace stub writes (needs node and npm)"
+	@echo "make test-node  clients from npm: Node by the .proto file, buf curl by reflection (needs node and npm)"
+	@echo "make test-go, test-java  the guides of Go and Java, followed (need packages of Debian: docs/guides)"
 	@echo "make test-flavors    the tests of the flavors that need TensorFlow, in an environment with it"
 	@echo "make soak    five mixed minutes: each request accounted for, memory flat (SOAK_S=20 for 20 s)"
 	@echo "make check   format, lint, types, import contracts, generated files, the image"
@@ -105,6 +106,17 @@ test-node: setup tests/node/node_modules
 tests/node/node_modules: tests/node/package.json
 	npm install --prefix tests/node --no-audit --no-fund --no-package-lock
 	@touch $@
+
+# Their tests skip where their tools are not there: here they must be.
+test-go: setup
+	@for tool in go protoc protoc-gen-go protoc-gen-go-grpc; do command -v $$tool >/dev/null \
+		|| { echo "test-go: no $$tool; docs/guides/go.md says which packages it needs" >&2; exit 1; }; done
+	$(BIN)/python -m pytest tests/go
+
+test-java: setup
+	@for tool in javac protoc grpc_java_plugin; do command -v $$tool >/dev/null \
+		|| { echo "test-java: no $$tool; docs/guides/java.md says which packages it needs" >&2; exit 1; }; done
+	$(BIN)/python -m pytest tests/java
 
 test-flavors: $(FLAVORS)/installed
 	@# Their tests skip where it is not installed: here it must be.

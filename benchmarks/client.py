@@ -9,30 +9,24 @@ bytes.
 
 import argparse
 import gc
-import json
-import platform
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import tritonclient.grpc as triton
-from rich.console import Console
-from rich.table import Table
 from tritonclient.grpc._utils import _get_inference_request
 
 import models
+import report
 import servers
 from headrace_client import Client, ModelMetadata, TensorSpec
 from headrace_client.calls import RequestEncoder
 from headrace_client.inputs import Form
-
-RESULT = Path(__file__).parent / "results" / "client.json"
 
 CALLERS = ("bare", "headrace", "tritonclient")
 TURNS = 15
@@ -46,7 +40,6 @@ SMALL_OBJECTS_MAX = 8192
 
 Call = Callable[[], Any]
 Turn = dict[str, float]
-Claim = dict[str, object]
 
 
 def main() -> None:
@@ -60,20 +53,17 @@ def main() -> None:
     figures = _calls(arguments) + _encodings(arguments)
     claims = _claims(figures)
     _print(figures, claims)
-    if (arguments.turns, arguments.seconds) != (TURNS, SECONDS):
+    if not report.is_whole(parser, arguments):
         return  # The stored result is always a whole one.
     result = {
-        "command": "make bench-client",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, "
-        "server on one core, this client on another",
+        **report.made_by("make bench-client", "server on one core, this client on another"),
         "versions": {"grpcio": grpc.__version__, "tritonclient": _triton_version()},
         "turns": arguments.turns,
         "seconds": arguments.seconds,
         "figures": figures,
         "claims": claims,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    report.store(__file__, result)
 
 
 def _calls(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -215,7 +205,7 @@ def _figure(what: str, unit: str, turns: list[Turn]) -> dict[str, Any]:
     return figure
 
 
-def _claims(figures: list[dict[str, Any]]) -> list[Claim]:
+def _claims(figures: list[dict[str, Any]]) -> list[report.Claim]:
     """What is wanted, and whether it is so."""
     row, large, strings, large_encoding = figures
     copied = large_encoding["peak_bytes"]["headrace"] - large_encoding["message_bytes"]
@@ -237,26 +227,19 @@ def _claims(figures: list[dict[str, Any]]) -> list[Claim]:
         (f"{STRINGS} strings, ms to encode", strings["headrace"] / 1e3, STRINGS_MS_MAX),
         (f"{STRINGS} strings, to tritonclient's", strings["ratio_to_tritonclient"], 1.0),
     )
-    return [
-        {"what": what, "figure": round(figure, 3), "wanted_max": most, "is_met": figure <= most}
-        for what, figure, most in wanted
-    ]
+    return [report.at_most(*claim) for claim in wanted]
 
 
-def _print(figures: list[dict[str, Any]], claims: list[Claim]) -> None:
-    console = Console()
-    table = Table(title="CPU of the calling process, microseconds")
+def _print(figures: list[dict[str, Any]], claims: list[report.Claim]) -> None:
     columns = ("what", *CALLERS, "ratio_to_bare", "ratio_to_tritonclient")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="left" if column == "what" else "right")
-    for figure in figures:
-        table.add_row(*(str(figure.get(column, "")) for column in columns))
-    console.print(table)
-    for claim in claims:
-        console.print(
-            f"{claim['what']}: {claim['figure']}, wanted at most {claim['wanted_max']}: "
-            f"{'met' if claim['is_met'] else 'not met'}"
-        )
+    report.print_figures(
+        "CPU of the calling process, microseconds",
+        {column: column.replace("_", " ") for column in columns},
+        figures,
+        cell=lambda _key, value: "" if value is None else str(value),
+        text=("what",),
+    )
+    report.print_claims(claims)
 
 
 def _triton_version() -> str:

@@ -258,7 +258,8 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> bytes:
         """See `Client.exchange`."""
-        return (await self._answered(payload, self._deadline_at(timeout), is_timed=False))[0]
+        deadline = self._deadline_at(timeout)
+        return (await self._answered(payload, deadline, self._hedge_after_s, is_timed=False))[0]
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """See `Client.metadata`."""
@@ -329,27 +330,32 @@ class AsyncClient:
         return f"<AsyncClient {self._target}>"
 
     async def _send(self, ask: Ask, form: Form, deadline: float) -> Prediction:
-        return await self._ask(ask, form, self._session.encode(ask, form), deadline)
+        payload = self._session.encode(ask, form)
+        return await self._ask(ask, form, payload, deadline, self._hedge_after_s)
 
-    async def _ask(self, ask: Ask, form: Form, payload: bytes, deadline: float) -> Prediction:
-        answer, trailing = await self._answered(payload, deadline, is_timed=ask.timings)
+    async def _ask(
+        self, ask: Ask, form: Form, payload: bytes, deadline: float, hedge_after_s: float | None
+    ) -> Prediction:
+        answer, trailing = await self._answered(
+            payload, deadline, hedge_after_s, is_timed=ask.timings
+        )
         return self._session.decode(ask, form, answer, trailing)
 
     async def _answered(
-        self, payload: bytes, deadline: float, *, is_timed: bool
+        self, payload: bytes, deadline: float, hedge_after_s: float | None, *, is_timed: bool
     ) -> tuple[bytes, Iterable[tuple[str, str | bytes]] | None]:
         """The bytes of an answer, and for a timed request what came behind it."""
-        if not is_timed and self._hedge_after_s is None:
+        if not is_timed and hedge_after_s is None:
             return await self._call(self._infer, payload, deadline), None
         metadata = self._timed_metadata if is_timed else self._metadata
         try:
-            if self._hedge_after_s is None:
+            if hedge_after_s is None:
                 call = self._infer(payload, timeout=left_s(deadline), metadata=metadata)
                 answer = await call
             else:
                 answer, call = await first_answer_aio(
                     lambda: self._infer(payload, timeout=left_s(deadline), metadata=metadata),
-                    self._hedge_after_s,
+                    hedge_after_s,
                 )
         except grpc.RpcError as error:
             raise error_of(error) from error
@@ -372,7 +378,7 @@ class AsyncClient:
 
     async def _finish(self, ask: Ask, form: Form, payload: bytes, deadline: float) -> Prediction:
         try:
-            return await self._ask(ask, form, payload, deadline)
+            return await self._ask(ask, form, payload, deadline, None)
         except (InvalidArgument, NotFound):
             self._session.forget(ask.model, ask.version)
             raise

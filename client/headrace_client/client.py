@@ -72,9 +72,11 @@ class Client:
             tls: Whether the connection is encrypted: True with the system's authorities, or a `Tls`
                 with what differs; None leaves it to *target*.
             attempts_max: How often a prediction, or a question about a model, is sent at most (1 to
-                5) where it ends as Unavailable. More than 1 may run a model twice for one call.
+                5) where it ends as Unavailable, unless the server says not to. More than 1 may run
+                a model twice for one call.
             hedge_after_s: Seconds after which a prediction is sent once more, for whichever answer
-                comes first; None for never. It may run a model twice for one call.
+                comes first; None for never. It may run a model twice for one call. Not for `submit`
+                and the streams, where requests wait behind each other by design.
             wait_for_ready: Whether a call waits for a server, as long as its timeout, rather than
                 fail at once where none answers.
 
@@ -178,7 +180,7 @@ class Client:
 
         Many requests may be in flight; bounding them is the caller's part. The first for a model
         waits for its metadata. A request that fails because the model has changed is not repeated,
-        but the next one fits.
+        but the next one fits. None is hedged: nobody waits for it who could send it once more.
 
         Raises:
             InputMismatch: *data* does not fit the model's inputs; it was not sent.

@@ -3,12 +3,10 @@
 import gc
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
-from types import FrameType
 from typing import TypeVar
 
 import structlog
@@ -28,6 +26,7 @@ from .repository.repository import Repository
 from .repository.tried import Tried
 from .service import Service
 from .settings import ModelSettings, Settings, shown_uri
+from .stopping import StoppedWhileStarting, StopSignal
 from .transport.choice import is_loopback
 from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
@@ -259,36 +258,6 @@ class Daemon:
         self._control.run(self._grpcio.show_readiness())
         time.sleep(self._settings.server.drain_delay_s)
         self._service.is_refusing = True
-
-
-class StoppedWhileStarting(BaseException):
-    """The daemon was asked to end while it was still starting, perhaps for a hanging registry."""
-
-
-class StopSignal:
-    """SIGTERM and SIGINT: the first asks the daemon to end, the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._is_waiting = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def wait(self) -> None:
-        """Wait for the first signal."""
-        self.is_handled()
-        self._event.wait()
-
-    def is_handled(self) -> None:
-        """From now on the first signal interrupts nothing."""
-        self._is_waiting = True
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            os._exit(128 + number)
-        self._event.set()
-        if not self._is_waiting:
-            raise StoppedWhileStarting
 
 
 def _bound(what: str, bind: Callable[[], Result]) -> Result:

@@ -22,7 +22,8 @@
       PermissionDenied             PERMISSION_DENIED    the token is not for this method
 
 `code` is the name of a gRPC status, so that nothing below the transport imports grpc. `reason` is
-the value of the metric's label.
+the value of the metric's label. `retry_ms` tells a caller when to try again, where that is not
+theirs to choose: milliseconds, or -1 for not at all.
 """
 
 import re
@@ -30,6 +31,8 @@ from typing import ClassVar
 
 # A message travels percent-encoded in an HTTP/2 header: three bytes for each that is not ASCII.
 MESSAGE_BYTES_MAX = 1000
+# Loading takes seconds: a caller who asks ten times in each learns nothing earlier.
+LOADING_RETRY_MS = 1000
 # What a request is told that comes while the daemon ends.
 SERVER_ENDS = "the server is about to end: retry elsewhere"
 _PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
@@ -45,6 +48,7 @@ class HeadraceError(Exception):
 
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "internal"
+    retry_ms: int | None = None
 
     @property
     def message(self) -> str:
@@ -85,6 +89,7 @@ class ModelLoading(HeadraceError):
 
     code = "UNAVAILABLE"
     reason = "loading"
+    retry_ms = LOADING_RETRY_MS
 
 
 class Draining(HeadraceError):
@@ -95,7 +100,10 @@ class Draining(HeadraceError):
 
 
 class InstanceLost(HeadraceError):
-    """The worker that had the batch died or stopped answering; running it again is safe.
+    """The worker that had the batch died or stopped answering.
+
+    Who is told so of a suspect has had all the runs that the model's settings allow, and a caller
+    who sends it again runs it once more: rather not without being asked.
 
     Attributes:
         is_suspect: Whether the batch may be why: its instance was at work on it.
@@ -107,6 +115,8 @@ class InstanceLost(HeadraceError):
     def __init__(self, text: str, *, is_suspect: bool = True) -> None:
         super().__init__(text)
         self.is_suspect = is_suspect
+        if is_suspect:
+            self.retry_ms = -1
 
 
 class RequestEndsWorkers(HeadraceError):

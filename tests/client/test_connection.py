@@ -258,6 +258,24 @@ def test_an_answer_in_time_is_not_hedged(double: Double, kind: Any) -> None:
     assert len(double.infer_requests) == 1
 
 
+def test_what_is_submitted_is_not_hedged(double: Double, kind: Any) -> None:
+    double.is_holding = True
+    with kind(double.target, timeout_s=20, hedge_after_s=0.05) as client:
+        client.metadata("iris")
+        submitted = client.submit("iris", ROW)
+        asking = threading.Thread(target=client.predict, args=("iris", ROW))
+        asking.start()
+        until = time.monotonic() + 20
+        # Two of them are the prediction's, whose time to be hedged came later.
+        while len(double.infer_requests) < 3 and time.monotonic() < until:
+            pass
+        double.release.set()
+        submitted.result(20)
+        asking.join(20)
+
+    assert len(double.infer_requests) == 3
+
+
 def test_a_hedged_call_that_both_fail_is_told_as_any_other(double: Double, kind: Any) -> None:
     double.is_holding = True
     with kind(double.target, timeout_s=20, hedge_after_s=0.01) as client:

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -52,12 +53,13 @@ def test_the_example_is_a_settings_file(tmp_path: Path) -> None:
 
 
 def test_the_flags_help_tells_the_defaults() -> None:
-    from headrace_server.cli import serving
+    from headrace_server.cli.serving import Said
 
+    hints = get_type_hints(Said, include_extras=True)
     shown = {
-        alias: option.show_default
-        for alias in ("host", "port", "metrics_port", "device", "transport")
-        for option in getattr(serving, f"_{alias.title().replace('_', '')}").__metadata__
+        flag: option.show_default
+        for flag in ("host", "port", "metrics_port", "device", "transport")
+        for option in hints[flag].__metadata__
     }
 
     defaults = {key: str(TABLES["server"].model_fields[key].default) for key in shown}

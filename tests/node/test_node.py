@@ -4,31 +4,20 @@ import base64
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import models
+from foreign import IRIS, blocks, write_proto
 from headrace.typed.description import service_name
 from headrace_client import Client
-from headrace_server.cli import app
 from serving import Daemon
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
-SERVED = {
-    "iris_pipeline": "iris",
-    "mixed_columns": "mixed",
-    "torch_pt2": "net",
-    "py_weigher": "weigher",
-    "py_notes": "notes",
-}
-IRIS = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -38,22 +27,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", name="daemon")
-def _daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    folder = tmp_path_factory.mktemp("node")
-    served = [f"{name}={models.model(model).path}" for model, name in SERVED.items()]
-    running = Daemon(*served, cwd=folder, cache=folder / "cache")
-    running.wait("ready")
-    yield running
-    assert running.stop() == 0
-
-
 def ask(daemon: Daemon, tmp_path: Path, model: str, *requests: tuple[str, Any]) -> list[Any]:
     """What a client in Node gets for each method and request."""
-    file = tmp_path / f"{model}.proto"
-    options = ["--proto", "--server", daemon.address, "-o", str(file)]
-    written = CliRunner().invoke(app, ["stub", model, *options], prog_name="headrace")
-    assert written.exit_code == 0, written.output or written.exception
+    file = write_proto(daemon, model, tmp_path)
     assert NODE is not None
     lines = [json.dumps({"method": method, "request": request}) for method, request in requests]
     ran = subprocess.run(
@@ -66,6 +42,27 @@ def ask(daemon: Daemon, tmp_path: Path, model: str, *requests: tuple[str, Any]) 
         cwd=HERE,
     )
     return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("guide", ["node", "stubs"])
+def test_what_the_guide_shows_runs(daemon: Daemon, tmp_path: Path, guide: str) -> None:
+    (shown,) = blocks(f"{guide}.md", "js")
+    file = write_proto(daemon, "iris", tmp_path)
+    script = shown.replace("127.0.0.1:8001", daemon.address).replace("iris.proto", str(file))
+
+    assert NODE is not None
+    ran = subprocess.run(
+        [NODE, "--input-type=module"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=90,
+        cwd=HERE,
+    )
+
+    assert "output_0: 0" in ran.stdout
+    assert "model_version: '1'" in ran.stdout
 
 
 def test_named_columns_are_asked_by_row_and_by_batch(daemon: Daemon, tmp_path: Path) -> None:
@@ -130,14 +127,139 @@ def test_parameters_have_the_models_defaults(daemon: Daemon, tmp_path: Path) -> 
     assert given["answer"]["label"] == "px/y2020-02-03T04:05:06"
 
 
-def test_optional_columns_may_be_left_out_and_others_are_asked_for(
+def test_optional_columns_may_be_left_out_and_a_null_array_is_none(
     daemon: Daemon, tmp_path: Path
 ) -> None:
-    without, wrong = ask(
-        daemon, tmp_path, "notes", ("PredictRow", {"size": 1.5}), ("PredictRow", {"note": "x"})
+    paths = [{"values": [1, 2.5]}, {"is_null": True}]
+
+    row, batch = ask(
+        daemon,
+        tmp_path,
+        "notes",
+        ("PredictRow", {"size": 1.5}),
+        ("Predict", {"size": [1.5, 2], "path": paths}),
     )
 
-    texts = [value for name, value in without["answer"].items() if name != "model_version"]
-    assert "size=1.5" in texts
-    assert wrong["error"]["code"] == 3
-    assert "'size'" in wrong["error"]["details"]
+    assert row["answer"]["output_0"] == "size=1.5"
+    assert batch["answer"]["output_0"] == ["size=1.5,path=[1.0, 2.5]", "size=2.0,path=None"]
+
+
+def value(plain: Any) -> Any:
+    """A google.protobuf.Value as protobufjs wants it."""
+    match plain:
+        case bool():
+            return {"boolValue": plain}
+        case int() | float():
+            return {"numberValue": plain}
+        case str():
+            return {"stringValue": plain}
+        case list():
+            return {"listValue": {"values": [value(each) for each in plain]}}
+        case dict():
+            fields = {name: value(each) for name, each in plain.items()}
+            return {"structValue": {"fields": fields}}
+    raise AssertionError(plain)
+
+
+def test_instants_bytes_arrays_objects_and_maps_are_messages(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    owner = {"id": 7, "seen": "2024-05-06T07:08:09", "tags": ["x", "ß"]}
+    flags = {"a": True, "b": False}
+    row = {
+        "at": {"seconds": 1_714_979_289, "nanos": 500_000_000},
+        "raw": base64.b64encode(b"\x00\xff").decode(),
+        "small": 1.5,
+        "path": {"values": [1.5, -2]},
+        "owner": value(owner),
+        "flags": value(flags),
+    }
+
+    one, both = ask(
+        daemon,
+        tmp_path,
+        "kinds",
+        ("PredictRow", row),
+        ("Predict", {name: [each] * 2 for name, each in row.items()}),
+    )
+
+    told = json.loads(one["answer"]["output_0"])
+    assert told.pop("kinds")["at"] == "Timestamp"
+    assert told == {
+        "at": "2024-05-06T07:08:09.500000",
+        "raw": "00ff",
+        "small": 1.5,
+        "path": [1.5, -2.0],
+        "owner": owner,
+        "flags": flags,
+    }
+    assert both["answer"]["output_0"] == [one["answer"]["output_0"]] * 2
+
+
+@pytest.mark.parametrize(("model", "served"), [("two_towers", "towers"), ("py_planes", "planes")])
+def test_several_tensors_travel_by_their_names(
+    daemon: Daemon, tmp_path: Path, model: str, served: str
+) -> None:
+    rows = models.model(model).rows(2)
+    # A tensor of one axis is a column.
+    batch = {
+        name: {"shape": list(rows[name].shape), "values": rows[name].ravel().tolist()}
+        if rows[name].ndim > 1
+        else rows[name].tolist()
+        for name in rows
+    }
+    single = {
+        name: {"values": rows[name][0].tolist()} if rows[name].ndim > 1 else rows[name][0].item()
+        for name in rows
+    }
+
+    several, one = ask(daemon, tmp_path, served, ("Predict", batch), ("PredictRow", single))
+
+    with Client(daemon.address) as client:
+        expected = client.predict(served, rows)
+    for name in expected:
+        array = expected[name]
+        for answer, part in ((several, array), (one, array[0])):
+            found = answer["answer"][name]
+            values = found["values"] if array.ndim > 1 else found
+            assert values == pytest.approx(part.ravel().tolist() if array.ndim > 1 else part)
+            if array.ndim > 1:
+                assert found["shape"] == list(part.shape)
+
+
+def test_a_model_that_came_later_is_asked_alike(daemon: Daemon, tmp_path: Path) -> None:
+    (row,) = ask(daemon, tmp_path, "late", ("PredictRow", IRIS))
+
+    with Client(daemon.address) as client:
+        expected = client.predict("late", {name: [each] for name, each in IRIS.items()}).array
+    assert row["answer"]["y"]["values"] == pytest.approx(expected[0].tolist())
+
+
+def test_errors_come_with_their_status_and_message(daemon: Daemon, tmp_path: Path) -> None:
+    uneven = {**{name: [1] for name in IRIS}, "petal_width": [1, 2]}
+    # Nothing tells a caller of protobufjs that there is no such field: it is not sent.
+    misspelt = {**IRIS, "petal_widht": IRIS["petal_width"]}
+    del misspelt["petal_width"]
+
+    *refused, good = ask(
+        daemon,
+        tmp_path,
+        "iris",
+        ("PredictRow", {"sepal_length": 5.1}),
+        ("PredictRow", misspelt),
+        ("Predict", uneven),
+        ("PredictRow", IRIS),
+    )
+
+    assert [each["error"]["code"] for each in refused] == [3, 3, 3]
+    for each, said in zip(
+        refused,
+        (
+            "missing input 'sepal_width'",
+            "missing input 'petal_width'",
+            "'petal_width' has 2 rows, but 'sepal_length' has 1",
+        ),
+        strict=True,
+    ):
+        assert said in each["error"]["details"]
+    assert good["answer"]["model_version"] == "1"

@@ -237,6 +237,21 @@ EVERYTHING = Signature(
 )
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("iris", "headrace.typed.iris"),
+        ("class", "headrace.typed.class_"),
+        ("int", "headrace.typed.int_"),
+    ],
+)
+def test_the_package_in_java_is_no_keyword(model: str, expected: str) -> None:
+    file = file_of(describe(model, Signature((TensorSpec("x", "FP64", (-1,), "double"),))))
+
+    assert file.options.java_package == expected
+    assert file.package == f"headrace.typed.{model}"
+
+
 def test_the_compiler_reads_a_proto_that_says_the_same(tmp_path: Path) -> None:
     """The text is written here once more, by hand."""
     source = tmp_path / "headrace" / "typed" / "iris.proto"

@@ -13,8 +13,8 @@ import pytest
 from headrace.datatypes import DATATYPES
 from headrace.oip.open_inference_pb2 import ModelInferRequest
 from headrace.signature import Signature, TensorSpec
+from headrace_server.batchframes import TensorRef
 from headrace_server.errors import HeadraceError
-from headrace_server.frames import TensorRef
 from headrace_server.service import Service
 from headrace_server.transport.decoder import Decoder
 from headrace_server.transport.encoder import Encoder

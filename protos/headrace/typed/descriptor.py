@@ -23,6 +23,7 @@ from .description import (
     Retired,
     TypedService,
 )
+from .names import java_package
 
 _DEPENDENCIES: Final = {
     TIMESTAMP: "google/protobuf/timestamp.proto",
@@ -52,7 +53,7 @@ def file_of(service: TypedService) -> FileDescriptorProto:
     file = FileDescriptorProto(name=service.file, package=service.package, syntax="proto3")
     file.options.go_package = service.package.replace(".", "/")
     file.options.java_multiple_files = True
-    file.options.java_package = service.package
+    file.options.java_package = java_package(service.package)
     items = (*service.inputs, *service.outputs, *service.params)
     used = {item.type for item in items}
     file.dependency.extend(path for name, path in sorted(_DEPENDENCIES.items()) if name in used)

@@ -1,4 +1,4 @@
-"""Names: what a column, a tensor, a parameter or a model is called in protobuf and in Python.
+"""Names: what a column, a tensor, a parameter or a model is called in protobuf, Python and Java.
 
 A name that is an identifier already stays as it is. Any other is cleaned, and where cleaning leaves
 nothing, or what another has, a few digits of the name's hash tell them apart.
@@ -19,6 +19,17 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _OTHERS: Final = re.compile(r"[^A-Za-z0-9_]+")
 # Not keywords, but no names for what a method takes either.
 _PYTHON_OWN: Final = frozenset({"self", "cls"})
+
+_JAVA_OWN: Final = frozenset(
+    {
+        *("abstract", "assert", "boolean", "break", "byte", "case", "catch", "char", "class"),
+        *("const", "continue", "default", "do", "double", "else", "enum", "extends", "false"),
+        *("final", "finally", "float", "for", "goto", "if", "implements", "import", "instanceof"),
+        *("int", "interface", "long", "native", "new", "null", "package", "private", "protected"),
+        *("public", "return", "short", "static", "strictfp", "super", "switch", "synchronized"),
+        *("this", "throw", "throws", "transient", "true", "try", "void", "volatile", "while"),
+    }
+)
 
 
 def cleaned(name: str, role: str) -> str:
@@ -70,6 +81,12 @@ def field_names(names: Sequence[str], role: str, own: Iterable[str] = ()) -> lis
 def python_name(field: str) -> str:
     """*field* as Python may write it: a keyword gets an underscore."""
     return f"{field}_" if keyword.iskeyword(field) or field in _PYTHON_OWN else field
+
+
+def java_package(package: str) -> str:
+    """*package* as Java may write it: a keyword gets an underscore."""
+    words = package.split(".")
+    return ".".join(f"{word}_" if word in _JAVA_OWN else word for word in words)
 
 
 def message_prefix(name: str) -> str:

@@ -18,9 +18,10 @@ from headrace.datatypes import BY_CODE, BYTES
 from headrace.elements import element_offsets
 
 from ..arena import Region, aligned
+from ..batchframes import DoneFrame, RunFrame, TensorRef
 from ..errors import HeadraceError, ResourceExhausted
 from ..faults import fault
-from ..frames import DoneFrame, Frame, RunFrame, TensorRef
+from ..frames import Frame
 from ..sizes import padded_size
 from ..types import Batch, Buffer, InputLayout, Outcome, Outputs, OutputTensor, Part, Trip
 from .loaded import LoadedInstance

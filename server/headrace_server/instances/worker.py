@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from ..arena import Arena, Region
+from ..batchframes import DoneFrame, RunFrame
 from ..completions import Completions
 from ..errors import (
     HeadraceError,
@@ -27,7 +28,7 @@ from ..errors import (
     ModelFailed,
     OutOfMemory,
 )
-from ..frames import DoneFrame, Frame, Kind, RunFrame
+from ..frames import Frame, Kind
 from ..heap import own_bytes
 from .flights import Flights
 from .loaded import LoadedInstance
@@ -497,7 +498,9 @@ def _bytes_of(process: Process) -> int:
 
 def _failure(report: dict[str, Any]) -> HeadraceError:
     if report["type"] == "UnknownInstance":
-        return InstanceLost("the instance was unloaded before the batch reached it")
+        return InstanceLost(
+            "the instance was unloaded before the batch reached it", is_suspect=False
+        )
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
     kind = OutOfMemory if report["out_of_memory"] else ModelFailed

@@ -25,9 +25,9 @@ from ..errors import (
 from ..faults import fault
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
-from .again import Again, told
 from .batcher import Batcher, Dispatch
 from .joining import join
+from .reruns import Reruns, told
 
 _log = structlog.get_logger("headrace")
 
@@ -92,7 +92,9 @@ class Scheduler(Generic[Slot]):
         # Guards the batcher, the free slots and everything below. Never held over I/O.
         self._lock = threading.Lock()
         # Batches that lost their worker, and pieces of those that failed.
-        self._again = Again(batcher, instrument, is_deterministic=is_deterministic)
+        self._reruns = Reruns(batcher, instrument, is_deterministic=is_deterministic)
+        # Its own, at hand: every request looks.
+        self._to_rerun, self._budget = self._reruns.waiting, self._reruns.budget
         self._in_flight: set[Batch] = set()
         # When the last batch ended, or the first began after a pause.
         self._busy_since = -math.inf
@@ -197,8 +199,8 @@ class Scheduler(Generic[Slot]):
                 if left_s <= 0:
                     break
                 self._idle.wait(left_s)
-            batches = [*self._in_flight, *self._again.waiting]
-            self._again.waiting.clear()
+            batches = [*self._in_flight, *self._to_rerun]
+            self._to_rerun.clear()
             left = [part.request for batch in batches for part in batch.parts]
             left += self._batcher.drain()
             is_clean = all(request.is_cancelled for request in left)
@@ -210,7 +212,7 @@ class Scheduler(Generic[Slot]):
 
     def _is_idle(self) -> bool:
         """Whether no caller waits and nothing runs."""
-        return not (self._batcher.rows or self._in_flight or self._again.is_awaited)
+        return not (self._batcher.rows or self._in_flight or self._reruns.is_awaited)
 
     def _tell_load(self, requests: Sequence[Request]) -> None:
         """Tell the batcher what runs, where it wants to know whether deadlines can be met."""
@@ -228,17 +230,17 @@ class Scheduler(Generic[Slot]):
         late = self._batcher.expire(now)
         ready: list[tuple[Batch, Slot]] = []
         wake_at = math.inf
-        if self._again.waiting:
-            late += self._again.give_up(now)
-        take, batcher, again = self._instances.take_nowait, self._batcher, self._again.waiting
-        while batcher.rows or again:
+        if self._to_rerun:
+            late += self._reruns.give_up(now)
+        take, batcher, reruns = self._instances.take_nowait, self._batcher, self._to_rerun
+        while batcher.rows or reruns:
             # Behind a batch that runs only what is full goes ahead: another one still grows, and
             # would wait there as well as here.
-            slot = take(stages=bool(again) or batcher.is_next_full(now))
+            slot = take(stages=bool(reruns) or batcher.is_next_full(now))
             if slot is None:
                 break
-            if again:
-                batch = again.popleft()
+            if reruns:
+                batch = reruns.popleft()
             else:
                 action = batcher.next_action(now)
                 if not isinstance(action, Dispatch):
@@ -256,8 +258,8 @@ class Scheduler(Generic[Slot]):
         return late, ready
 
     def _wake_by(self, at: float) -> None:
-        if self._again.waiting:
-            at = min(at, self._again.until())
+        if self._to_rerun:
+            at = min(at, self._reruns.until())
         self.wake_at = at
         if at != math.inf:
             self._expect(self, at)
@@ -314,7 +316,7 @@ class Scheduler(Generic[Slot]):
         with self._lock:
             self._end_run(batch)
             self._instances.put_back(slot)
-            self._again.put_back(batch, self._clock())
+            self._reruns.put_back(batch, self._clock())
             late, ready = self._decide()
         self._fail_all(late)
         return ready
@@ -322,14 +324,14 @@ class Scheduler(Generic[Slot]):
     def _settle(self, batch: Batch, slot: Slot, error: HeadraceError) -> list[tuple[Batch, Slot]]:
         """A batch has no outputs: it runs again, whole or in pieces, or its requests are told."""
         with self._lock:
-            again = self._again.batches_of(batch, error, self._clock())
-        if not again:
+            reruns = self._reruns.batches_of(batch, error, self._clock())
+        if not reruns:
             error = told(batch, error)
             for part in batch.parts:
                 self._fail(part.request, error)
         with self._lock:
             self._end_run(batch)
-            self._again.waiting += again
+            self._to_rerun += reruns
             self._instances.release(slot)
             late, ready = self._decide()
         self._fail_all(late)
@@ -340,7 +342,7 @@ class Scheduler(Generic[Slot]):
         now = self._clock()
         self._in_flight.remove(batch)
         self._busy_since = now
-        self._again.budget.note_run(now)
+        self._budget.note_run(now)
 
     def _learn(self, batch: Batch, outcome: Outcome) -> None:
         """Learn from a batch that ran: what it took, and that it fitted. Under the lock."""

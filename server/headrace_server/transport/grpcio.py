@@ -25,7 +25,7 @@ from .reflection import INFERENCE, reflection_handlers
 from .requestlog import RequestLog
 from .security import TokenInterceptor
 from .servicer import Context, InferenceServicer, handlers_of
-from .status import status_of
+from .status import abort
 from .timings import trailing
 from .typed.directory import TypedDirectory, method_of
 
@@ -230,8 +230,7 @@ class GrpcioTransport:
             if is_timed:
                 context.set_trailing_metadata(trailing(request))
             return result
-        await context.abort(status_of(result), result.message)
-        raise AssertionError("abort always raises")
+        return await abort(context, result)
 
     def _submit(self) -> None:
         self._is_gathering = False

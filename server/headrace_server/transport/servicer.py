@@ -19,7 +19,7 @@ from ..faults import fault
 from ..repository.model import ModelVersion
 from ..service import Service
 from .metadata import metadata_of
-from .status import status_of
+from .status import abort
 
 _EXTENSIONS = ("binary_tensor_data", "model_repository")
 
@@ -74,7 +74,7 @@ class InferenceServicer:
             model = self._repository.find(request.name, request.version)
             model.scheduler  # noqa: B018 - raises why there is nothing to tell.
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await abort(context, error)
         return metadata_of(model)
 
     async def RepositoryIndex(  # noqa: N802
@@ -84,7 +84,7 @@ class InferenceServicer:
         try:
             _check_repository(request.repository_name)
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await abort(context, error)
         response = open_inference_pb2.RepositoryIndexResponse()
         for model in self._repository.models:
             if model.is_ready or not request.ready:
@@ -100,7 +100,7 @@ class InferenceServicer:
             uri = _uri(request.parameters)
             await _ended(self._repository.begin_load(request.model_name, uri))
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await abort(context, error)
         return open_inference_pb2.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -112,7 +112,7 @@ class InferenceServicer:
             _check_known(request.parameters, ("unload_dependents",))
             await _ended(self._repository.begin_unload(request.model_name))
         except HeadraceError as error:
-            await context.abort(status_of(error), error.message)
+            await abort(context, error)
         return open_inference_pb2.RepositoryModelUnloadResponse()
 
 
@@ -140,14 +140,14 @@ def _guarded(name: str, method: Method) -> Method:
             request = read(payload)
         except DecodeError:
             refusal = InvalidRequest(f"the message is not a {name}Request")
-            await context.abort(status_of(refusal), refusal.message)
+            await abort(context, refusal)
         try:
             return await method(request, context)
         except grpc.aio.AbortError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status of ours.
             error = fault("method_failed", method=name)
-        return await context.abort(status_of(error), error.message)
+        return await abort(context, error)
 
     return guarded
 

@@ -11,8 +11,9 @@ import os
 import signal
 
 from ..arena import ArenaView
+from ..batchframes import RunFrame
 from ..childlog import log_uncaught
-from ..frames import FrameSocket, Kind, RunFrame
+from ..frames import FrameSocket, Kind
 from ..lifeline import tie_to_parent
 from .loop import InstanceThread
 

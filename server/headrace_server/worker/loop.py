@@ -25,9 +25,10 @@ from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import Adapter, Tensors
 from ..adapters.probe import probe
 from ..adapters.warmup import Allowed, warm_up
+from ..batchframes import RunFrame
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
-from ..frames import FrameSocket, Kind, RunFrame
+from ..frames import FrameSocket, Kind
 from ..heap import own_bytes
 from .gpumemory import bound_growth
 from .serving import Serving, outward

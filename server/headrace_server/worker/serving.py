@@ -17,9 +17,10 @@ from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
+from ..batchframes import DoneFrame, RunFrame
 from ..childlog import log
 from ..errors import without_paths
-from ..frames import DoneFrame, FrameSocket, Kind, RunFrame
+from ..frames import FrameSocket, Kind
 from ..types import Instants
 from .tensors import read_inputs, write_outputs
 

@@ -17,7 +17,7 @@ from headrace.signature import Signature, TensorSpec
 from headrace.tensors import bf16_to_float32
 
 from ..arena import aligned
-from ..frames import Place, TensorRef
+from ..batchframes import Place, TensorRef
 
 Array = npt.NDArray[np.generic]
 

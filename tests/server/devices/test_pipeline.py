@@ -18,9 +18,10 @@ from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Adapter, Artifact
 from headrace_server.adapters.base import NO_PARAMS, Params, Tensors
+from headrace_server.batchframes import DoneFrame, RunFrame, TensorRef
 from headrace_server.childlog import VARIABLE
 from headrace_server.devices.pipeline import Batch, Pipeline
-from headrace_server.frames import DoneFrame, FrameSocket, Kind, RunFrame, TensorRef
+from headrace_server.frames import FrameSocket, Kind
 from headrace_server.worker.serving import DeviceLost, Serving
 from simulated import Accelerator, Array, Tensor
 

@@ -25,10 +25,10 @@ from headrace_server.errors import (
     ResourceExhausted,
 )
 from headrace_server.instrument import Instrument
-from headrace_server.scheduler.again import RETRY_S_MAX
 from headrace_server.scheduler.batcher import Batcher, Level, Limits
 from headrace_server.scheduler.isolation import EXTRA_RUNS_MIN
 from headrace_server.scheduler.policy import AdaptivePolicy, DelayPolicy, GreedyPolicy, Policy
+from headrace_server.scheduler.reruns import RETRY_S_MAX
 from headrace_server.scheduler.rowcaps import PROBE_S_MIN
 from headrace_server.scheduler.scheduler import Scheduler
 from headrace_server.scheduler.servicetimes import ServiceTimes
@@ -457,6 +457,8 @@ def test_a_model_that_is_not_deterministic_runs_no_batch_twice() -> None:
     house.lose_worker()
 
     house.assert_failed(InstanceLost, one)
+    # Nor is the caller to have it run again.
+    assert house.reply.error_of(one).retry_ms == -1
 
 
 def test_a_lost_batch_waits_only_so_long_for_another_worker() -> None:
@@ -469,6 +471,7 @@ def test_a_lost_batch_waits_only_so_long_for_another_worker() -> None:
     house.clock.advance(0.5)
 
     house.assert_failed(InstanceLost, one)
+    assert house.reply.error_of(one).retry_ms is None, "another server may run it"
     house.bring_worker_back()
     assert house.running() == []
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headrace_server.frames import Place
+from headrace_server.batchframes import Place
 from headrace_server.worker.tensors import write_outputs
 
 SIDE, NBYTES = 256, 512

@@ -1,4 +1,4 @@
-"""Again: the batches of one queue that run once more, whole or in pieces.
+"""Reruns: the batches of one queue that run once more, whole or in pieces.
 
 A batch whose worker was lost waits for another one; a batch that failed is taken apart
 (isolation.py), as long as the budget allows. Whoever waits too long, or past its deadline, is told.
@@ -35,11 +35,12 @@ _MOVES_MAX = 5
 _log = structlog.get_logger("headrace")
 
 
-class Again:
+class Reruns:
     """Batches that wait to run again.
 
     Attributes:
-        waiting: They, in the order in which they go; all before what the batcher has.
+        waiting: They, in the order in which they go; all before what the batcher has. Always the
+            same deque.
         budget: Of extra runs; the scheduler tells it of every run.
     """
 
@@ -81,7 +82,7 @@ class Again:
     def give_up(self, now: float) -> list[tuple[Request, HeadraceError]]:
         """Who has waited long enough; the batches keep the others' rows."""
         late: list[tuple[Request, HeadraceError]] = []
-        kept: deque[Batch] = deque()
+        kept: list[Batch] = []
         for batch in self.waiting:
             open_parts = []
             for part in batch.parts:
@@ -92,13 +93,14 @@ class Again:
                     late.append((part.request, error))
                 elif batch.retry_until <= now:
                     why = "the worker was lost and no other was ready in time: retry"
-                    late.append((part.request, InstanceLost(why)))
+                    late.append((part.request, InstanceLost(why, is_suspect=False)))
                 else:
                     open_parts.append(part)
             if open_parts:
                 rows = sum(part.stop - part.start for part in open_parts)
                 kept.append(replace(batch, parts=open_parts, rows=rows))
-        self.waiting = kept
+        self.waiting.clear()
+        self.waiting.extend(kept)
         return late
 
     def batches_of(self, batch: Batch, error: HeadraceError, now: float) -> list[Batch]:
