@@ -59,7 +59,16 @@ SHARING = {
     **dict.fromkeys(
         (
             f"tests/e2e/test_{name}.py"
-            for name in ("clients", "commands", "guides", "kserve", "safety", "security", "serve")
+            for name in (
+                "clients",
+                "commands",
+                "fake",
+                "guides",
+                "kserve",
+                "safety",
+                "security",
+                "serve",
+            )
         ),
         "tests/e2e",
     ),

@@ -7,6 +7,7 @@ order of NVML and nvidia-smi.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 
@@ -77,14 +78,15 @@ def _by_beginning(said: Sequence[str], uuids: Sequence[str]) -> list[str]:
 
 
 def _by_number(said: Sequence[str], uuids: Sequence[str]) -> list[str]:
-    chosen: list[str] = []
+    numbers: list[int] = []
     for text in said:
         # As C's strtoul reads it: what follows the digits is overlooked.
         found = _NUMBER.match(text.strip())
         number = int(found[0]) if found else -1
-        if not 0 <= number < len(uuids):
+        if number < 0:
             break
-        if uuids[number] in chosen:
+        if number in numbers:
             return []
-        chosen.append(uuids[number])
-    return chosen
+        numbers.append(number)
+    # One that repeats counts although it stands behind a number of no card.
+    return [uuids[number] for number in takewhile(lambda number: number < len(uuids), numbers)]

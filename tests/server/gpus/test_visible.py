@@ -30,6 +30,7 @@ SLICED = (Card(A), Card(B, True, ("MIG-1a-x", "MIG-1b-y")), Card(C, True))
         ("0,", (A,)),
         ("1gpu2,2", (B, C)),
         ("1,1", ()),
+        ("0,3,0", ()),
         (A, (A,)),
         (f"{C},{A}", (C, A)),
         ("GPU-7", (C,)),
