@@ -164,6 +164,11 @@ def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> No
     match value:
         case bool():
             parameter.bool_param = value
+        case int() if not -(2**63) <= value < 2**64:
+            raise ValueError(
+                f"parameter {name!r}: expected an integer of at most 64 bits, got one of "
+                f"{value.bit_length()}"
+            )
         case int() if value >= 2**63:
             parameter.uint64_param = value
         case int():
