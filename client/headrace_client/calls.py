@@ -80,8 +80,11 @@ class RequestEncoder:
         given: tuple[tuple[str, type, object], ...] = ()
         if parameters:
             parameters = {name: _plain(value) for name, value in parameters.items()}
-            # True, 1 and 1.0 are equal, but three parameters.
-            given = tuple((k, type(v), v) for k, v in parameters.items())
+            # True, 1 and 1.0 are equal, but three parameters; so are the zeros of floats.
+            given = tuple(
+                (k, type(v), v or str(v) if isinstance(v, float) else v)
+                for k, v in parameters.items()
+            )
         key = (model, version, tensors.names, tensors.datatypes, tensors.shapes, wanted, given)
         header = self._headers.get(key)
         if header is None:
