@@ -134,7 +134,27 @@ def chained(items: Sequence[bytes]) -> bytes:
 awkward_names = names | st.sampled_from(
     (
         *("class", "self", "timeout", "values", "np", "float", "str", "None", "Int", "1st"),
-        *("a b", "a_b", "a-b", "é", "_x", "__x", "'", '"', "\\", '"""', "\n", "#", "{x}", "x" * 90),
+        *(
+            "a b",
+            "a_b",
+            "a-b",
+            "A_B",
+            "input_1st",
+            "params",
+            "model_version",
+            "[x]",
+            "é",
+            "_x",
+            "__x",
+            "'",
+            '"',
+            "\\",
+            '"""',
+            "\n",
+            "#",
+            "{x}",
+            "x" * 90,
+        ),
     )
 )
 _PLAIN_KINDS = {

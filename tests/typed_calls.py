@@ -18,6 +18,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from headrace.datatypes import DATATYPES, Datatype
+from headrace.tensors import decode, encode
+
 Tensors = Mapping[str, npt.NDArray[Any]]
 TIMEOUT_S = 60.0
 
@@ -42,9 +45,13 @@ class TypedCaller:
         fields = {field.json_name: field for field in message.DESCRIPTOR.fields}
         for name, array in tensors.items():
             _fill(message, fields[name], array, is_row=is_row, is_raw=is_raw)
-        if params:
-            json_format.ParseDict(params, message.params)
+        self.fill_params(message, params)
         return message
+
+    def fill_params(self, message: Any, params: Mapping[str, Any]) -> None:
+        """Give *message* parameters, named as in JSON."""
+        if params:
+            json_format.ParseDict(dict(params), message.params)
 
     def call(self, message: Any, **options: Any) -> Any:
         """The answer to *message*; which method it is for is told by its type."""
@@ -81,7 +88,7 @@ def _fill(
         rows = array[0] if is_row else array
         tensor.shape.extend(rows.shape)
         if is_raw:
-            tensor.raw = rows.tobytes()
+            tensor.raw = bytes(encode(rows, _datatype(kind)))
         else:
             tensor.values.extend(
                 each.decode() if isinstance(each, bytes) else each for each in rows.ravel().tolist()
@@ -109,6 +116,8 @@ def _encoded(kind: str, cells: list[Any], made: Any) -> Iterator[bytes]:
             yield moment.SerializeToString()
         elif kind == "Value":
             yield json_format.ParseDict(json.loads(cell), Value()).SerializeToString()
+        elif json.loads(cell) is None:
+            yield made(is_null=True).SerializeToString()
         else:
             yield made(values=json.loads(cell)).SerializeToString()
 
@@ -130,7 +139,14 @@ def _plain(value: Any, field: FieldDescriptor) -> Any:
     shape = tuple(value.shape)
     flat = list(value.values)
     if value.raw:
-        dtype = {"Float32Tensor": "<f4", "Float64Tensor": "<f8", "Int64Tensor": "<i8"}[kind]
-        flat = np.frombuffer(value.raw, dtype).tolist()
+        flat = decode(value.raw, _datatype(kind), shape).ravel().tolist()
     assert len(flat) == math.prod(shape)
     return np.array(flat, object).reshape(shape).tolist()
+
+
+def _datatype(message: str) -> Datatype:
+    """That of a tensor's message, such as Float32Tensor."""
+    name = message.removesuffix("Tensor").upper()
+    names = {"FLOAT": "FP", "BFLOAT": "BF", "STRING": "BYTES"}
+    letters = name.rstrip("0123456789")
+    return DATATYPES[names.get(letters, letters) + name[len(letters) :]]

@@ -80,8 +80,11 @@ class RequestEncoder:
         given: tuple[tuple[str, type, object], ...] = ()
         if parameters:
             parameters = {name: _plain(value) for name, value in parameters.items()}
-            # True, 1 and 1.0 are equal, but three parameters.
-            given = tuple((k, type(v), v) for k, v in parameters.items())
+            # True, 1 and 1.0 are equal, but three parameters; so are the zeros of floats.
+            given = tuple(
+                (k, type(v), v or str(v) if isinstance(v, float) else v)
+                for k, v in parameters.items()
+            )
         key = (model, version, tensors.names, tensors.datatypes, tensors.shapes, wanted, given)
         header = self._headers.get(key)
         if header is None:
@@ -164,6 +167,11 @@ def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> No
     match value:
         case bool():
             parameter.bool_param = value
+        case int() if not -(2**63) <= value < 2**64:
+            raise ValueError(
+                f"parameter {name!r}: expected an integer of at most 64 bits, got one of "
+                f"{value.bit_length()}"
+            )
         case int() if value >= 2**63:
             parameter.uint64_param = value
         case int():

@@ -77,7 +77,7 @@ class StubCodec:
             spec.name: _one_row(spec, value)
             for spec, value in zip(self._inputs, values, strict=True)
             # Any JSON may be null, where it must be given.
-            if value is not None or (spec.kind == "json" and not spec.optional)
+            if (spec.kind == "json" and not spec.optional) or not _is_left_out(spec, value)
         }
         return self._encode(given, parameters)
 
@@ -89,7 +89,7 @@ class StubCodec:
             TypeError: A parameter is of a type that cannot be sent.
         """
         pairs = zip(self._inputs, columns, strict=True)
-        given = {spec.name: column for spec, column in pairs if column is not None}
+        given = {spec.name: column for spec, column in pairs if not _is_left_out(spec, column)}
         return self._encode(given, parameters)
 
     def prediction(self, payload: bytes) -> Prediction:
@@ -199,8 +199,25 @@ def _is_packed(value: Any, wanted: type) -> bool:
     return is_whole and -EXACT_INTEGER_MAX <= value <= EXACT_INTEGER_MAX
 
 
+def _is_left_out(spec: TensorSpec, value: Any) -> bool:
+    """Whether an optional input has no value.
+
+    Raises:
+        InputMismatch: It has none, and is not optional.
+    """
+    if value is None and not spec.optional:
+        kind = spec.datatype if spec.kind == "tensor" else spec.kind
+        raise InputMismatch(input=spec.name, expected=f"{kind}: it is not optional", got="None")
+    return value is None
+
+
 def _one_row(spec: TensorSpec, value: Any) -> Any:
     """The value of one row as a column, or tensor, of one row."""
+    if spec.kind == "json":
+        # A list would be taken for the row of an array itself, where its items are no lists.
+        cell = np.empty(1, object)
+        cell[0] = value
+        return cell
     if spec.is_column:
         return [value]
     try:

@@ -26,6 +26,7 @@ from .types import Array, ModelMetadata
 Data: TypeAlias = npt.ArrayLike | Mapping[str, Any] | Sequence[Any]
 
 _SHOWN_NAMES_MAX = 8
+_SHOWN_BITS_MAX = 128
 _COLUMN: Final = (-1,)
 _CONVERTED_KINDS: Final = frozenset({"datetime", "json"})
 
@@ -185,7 +186,13 @@ class Form:
             is_json = spec.kind == "json"
             values = json_cells(spec, values) if is_json else instants(spec.name, values)
         array = values if isinstance(values, np.ndarray) else _array_of(values, spec.name, datatype)
-        array = _cast(spec.name, array, datatype)
+        try:
+            array = _cast(spec.name, array, datatype)
+        except InputMismatch:
+            large = _large_integers(spec.name, values, datatype)
+            if large is None:
+                raise
+            array = large
         expected, shape = spec.shape, array.shape
         if expected == _COLUMN:
             # One value is a column of one row; a server takes [n, 1] as it takes [n].
@@ -365,6 +372,29 @@ def _check_range(name: str, array: Array, low: int, high: int, datatype: Datatyp
             expected=f"{datatype.name} from {low} to {high}",
             got=f"{array.dtype.name} from {least} to {most}",
         )
+
+
+def _large_integers(name: str, values: Any, datatype: Datatype) -> Array | None:
+    """Python's own integers of which numpy makes floats or objects, since one is large.
+
+    Raises:
+        InputMismatch: One is beyond the datatype.
+    """
+    items = np.asarray(values, object)
+    integers = [item for item in items.ravel().tolist() if type(item) is int]
+    if datatype is BYTES or not any(not -(2**63) <= item < 2**63 for item in integers):
+        return None
+    if datatype.dtype.kind in "iu" and len(integers) == items.size:
+        bounds = np.iinfo(datatype.dtype.str)
+        if bounds.min <= min(integers) and max(integers) <= bounds.max:
+            return items.astype(datatype.dtype)
+    largest = max(integers, key=abs)
+    bits = largest.bit_length()
+    raise InputMismatch(
+        input=name,
+        expected=f"{datatype.name} values",
+        got=str(largest) if bits <= _SHOWN_BITS_MAX else f"an integer of {bits} bits",
+    )
 
 
 def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:

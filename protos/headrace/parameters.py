@@ -71,7 +71,7 @@ def _one(spec: ParamSpec, given: Any) -> Any:
         if not _is_instant(given):
             raise _mismatch(spec, "datetime in ISO 8601 without a time zone", "other text")
         return given
-    raise _mismatch(spec, kind, type(given).__name__)
+    raise _mismatch(spec, kind, _told(given))
 
 
 def _is_instant(text: str) -> bool:
@@ -81,6 +81,13 @@ def _is_instant(text: str) -> bool:
         return not is_aware and isinstance(np.datetime64(text).item(), date)
     except ValueError:
         return False
+
+
+def _told(given: Any) -> str:
+    """What *given* is; a list or an object came as JSON in text."""
+    if isinstance(given, str) and given[:1] in {"[", "{"}:
+        return "a JSON list" if given[0] == "[" else "a JSON object"
+    return type(given).__name__
 
 
 def _mismatch(spec: ParamSpec, expected: str, got: str) -> SignatureMismatch:

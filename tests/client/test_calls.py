@@ -140,14 +140,25 @@ def test_parameters_that_are_equal_but_of_different_types_stay_different() -> No
     assert kinds == ["bool_param", "int64_param", "double_param"]
 
 
+def test_a_negative_zero_is_another_parameter_than_zero() -> None:
+    encoder = RequestEncoder()
+    tensors = Tensors(("x",), ("BOOL",), ((1,),), [b"\1"])
+    for value in (-0.0, 0.0, -0.0):
+        message = ModelInferRequest.FromString(
+            encoder.encode("m", "", tensors, parameters={"p": value})
+        )
+        assert str(message.parameters["p"].double_param) == str(value)
+
+
 def test_large_integers_travel_unsigned_and_larger_ones_not_at_all() -> None:
     encoder = RequestEncoder()
     tensors = Tensors(("x",), ("BOOL",), ((1,),), [b"\1"])
 
     payload = encoder.encode("m", "", tensors, parameters={"p": 2**63})
     assert ModelInferRequest.FromString(payload).parameters["p"].uint64_param == 2**63
-    with pytest.raises(ValueError, match="range"):
-        encoder.encode("m", "", tensors, parameters={"p": 2**64})
+    for beyond in (2**64, -(2**63) - 1):
+        with pytest.raises(ValueError, match="parameter 'p': expected an integer of at most 64"):
+            encoder.encode("m", "", tensors, parameters={"p": beyond})
 
 
 def test_a_parameter_of_another_type_is_a_type_error_that_names_it() -> None:

@@ -125,6 +125,23 @@ def test_the_list_of_an_array_column_is_one_rows_value() -> None:
     assert batch.raw_input_contents[0] == text("[1.0]", "[2.5, 3.0]")
 
 
+def test_a_value_that_is_no_list_is_not_made_one_where_a_row_has_a_list() -> None:
+    stub = codec((TensorSpec("path", "BYTES", (-1,), "json", schema=MATRIX),))
+
+    assert sent(stub.row((1.0,), None)).raw_input_contents[0] == text("1.0")
+
+
+def test_none_where_a_value_must_be_given_is_told_by_name() -> None:
+    stub = codec((*NUMBERS, TensorSpec("x", "FP32", (-1, 2))))
+
+    with pytest.raises(InputMismatch, match="'count': expected long: it is not optional, got"):
+        stub.row((1.0, None, 3, [1, 2]), None)
+    with pytest.raises(InputMismatch, match="'count': expected long: it is not optional, got"):
+        stub.batch(([1.0], None, [3], [[1, 2]]), None)
+    with pytest.raises(InputMismatch, match="'x': expected FP32: it is not optional, got None"):
+        stub.row((1.0, 2, 3, None), None)
+
+
 def test_parameters_travel_as_the_protocol_has_them() -> None:
     parameters = {
         "scale": np.float64(2.0),

@@ -205,10 +205,15 @@ def test_zeros_at_the_end_of_bytes_are_kept() -> None:
         (AB, np.array([[0, 2**60]]), "input 'b': expected FP64 from"),
         (AB, {"a": [[1.0], [1.0, 2.0]], "b": [1.0]}, "input 'a': expected values of one shape"),
         (MIXED, ROW | {"age": 2**31}, "input 'age': expected INT32 from -2147483648 to 2147483647"),
-        (MIXED, ROW | {"age": 2**70}, "input 'age': expected INT32, got int"),
+        (MIXED, ROW | {"age": 2**70}, "input 'age': expected INT32 values, got 1180"),
         (MIXED, ROW | {"age": 1.5}, "input 'age': expected INT32, got float64"),
         (MIXED, ROW | {"age": None}, "input 'age': expected INT32, got no value in row 0"),
         (MIXED, ROW | {"weight": 1e39}, "input 'weight': expected FP32 values, got float64 beyond"),
+        (
+            MIXED,
+            ROW | {"weight": 10**400},
+            "'weight': expected FP32 values, got an integer of 1329 bits",
+        ),
         (MIXED, ROW | {"is_new": 1}, "input 'is_new': expected BOOL, got int64"),
         (MIXED, ROW | {"name": 3}, r"input 'name': expected BYTES \(str or bytes\), got int"),
         (MIXED, ROW | {"name": None}, "input 'name': .* got no value in row 0"),
@@ -272,6 +277,14 @@ def test_arrays_as_they_are_must_have_a_datatype() -> None:
 
 
 INTEGERS = [name for name, row in DATATYPES.items() if row.dtype.kind in "iu"]
+
+
+def test_a_list_of_integers_may_have_some_that_need_64_bits_without_a_sign() -> None:
+    tensors = columns(a="UINT64").fill({"a": [1, 2**64 - 1]})
+
+    assert bytes(tensors.raws[0]) == np.array([1, 2**64 - 1], "<u8").tobytes()
+    with pytest.raises(InputMismatch, match=f"'a': expected INT64 values, got {2**63}"):
+        columns(a="INT64").fill({"a": [1, 2**63]})
 
 
 @given(

@@ -3,11 +3,8 @@
 import asyncio
 import dataclasses
 import datetime as dt
-import inspect
 import json
 import sys
-import types
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +17,13 @@ import pandas as pd
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from typer.testing import CliRunner
 
 import models
 from headrace_client import Client, FailedPrecondition, InvalidArgument, Prediction
 from headrace_server import exits
 from headrace_server.cli import app
 from serving import Daemon
+from stub_calls import arguments, client_class, imported, written
 
 pytestmark = pytest.mark.long
 
@@ -102,31 +99,6 @@ def _daemon(folder: Path, cache: Path) -> Iterator[Daemon]:
     assert running.stop() == 0
 
 
-def written(*arguments: str) -> str:
-    """What the command writes to standard output."""
-    ran = CliRunner().invoke(app, ["stub", *arguments], prog_name="headrace")
-    assert ran.exit_code == 0, ran.output or ran.exception
-    return ran.stdout
-
-
-def imported(text: str) -> Any:
-    """A module of the source *text*."""
-    module = types.ModuleType(f"stub_{uuid.uuid4().hex}")
-    sys.modules[module.__name__] = module
-    exec(compile(text, "stub.py", "exec"), module.__dict__)  # noqa: S102 - it is what people do.
-    return module
-
-
-def client_class(module: Any, base: str) -> Any:
-    """The class of a module that is a Stub or an AsyncStub."""
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__mro__[1].__name__ == base
-    )
-    return found
-
-
 def given_columns(contract: Any, rows: Mapping[str, Any]) -> list[Any]:
     """*rows* as people would write them, in the contract's order."""
 
@@ -145,16 +117,6 @@ def _with_instants(found: dict[str, Any]) -> dict[str, Any]:
         key: dt.datetime.fromisoformat(value) if key == "seen" else value
         for key, value in found.items()
     }
-
-
-def arguments(method: Any, values: list[Any]) -> dict[str, Any]:
-    """The inputs' arguments of a method, which stand before all others."""
-    names = [
-        name
-        for name, parameter in inspect.signature(method).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    return dict(zip(names, values, strict=False))
 
 
 def plain(value: Any) -> Any:

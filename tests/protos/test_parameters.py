@@ -63,6 +63,8 @@ def test_equal_values_are_equal_as_json_whether_given_as_integers_or_not() -> No
         ("count", 2**31, "expected integer, an integer of 32 bits, got 2147483648"),
         ("big", 2**63, "expected long, an integer of 64 bits, got 9223372036854775808"),
         ("scale", "2", "expected double, got str"),
+        ("scale", "[1.0]", "expected double, got a JSON list"),
+        ("scale", '{"a": 1}', "expected double, got a JSON object"),
         ("name", 2, "expected string, got int"),
         ("since", 0, "expected datetime, got int"),
         ("since", "now", "expected datetime in ISO 8601 without a time zone, got other text"),

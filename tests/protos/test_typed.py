@@ -19,8 +19,11 @@ from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace.typed import FieldNumbers, describe, drift, file_of, fingerprint
 from headrace.typed.description import service_name
 from headrace.typed.names import cleaned, field_names
+from strategies import awkward_names
+from strategies import mlflow_signatures as signatures
 
 names = st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=8, unique=True)
+odd_names = st.lists(awkward_names, min_size=1, max_size=6, unique=True)
 
 
 def columns(*names: str, kind: str = "double", datatype: str = "FP64") -> Signature:
@@ -186,6 +189,42 @@ def test_json_has_the_columns_own_names() -> None:
     json_format.ParseDict({"sepal length (cm)": [5.1], "温度": [20.0]}, message)
     assert list(message.sepal_length_cm) == [5.1]
     assert json_format.MessageToDict(message) == {"sepal length (cm)": [5.1], "温度": [20.0]}
+
+
+@pytest.mark.parametrize(
+    "names", [("a b", "a_b"), ("1st", "input_1st"), ("a_b", "a b"), ("input_1st", "1st")]
+)
+def test_a_column_called_like_the_field_of_another_has_a_name_of_its_own_in_json(
+    names: tuple[str, ...],
+) -> None:
+    message = message_class(columns(*names), "IrisRequest")
+    fields = [field.name for field in message.DESCRIPTOR.fields]
+    in_json = [field.json_name for field in message.DESCRIPTOR.fields]
+    # The first has its own name; the second has it where it is no field.
+    assert in_json == [names[0], fields[1] if names[1] in fields else names[1]]
+    for at, name in enumerate(in_json):
+        read = json_format.ParseDict({name: [1.5]}, message())
+        assert [list(getattr(read, field)) for field in fields][at] == [1.5]
+
+
+def test_a_column_whose_name_begins_with_an_underscore_is_called_as_its_field() -> None:
+    (item,) = describe("iris", columns("_private")).inputs
+    assert (item.field, item.json) == ("private", "private")
+
+
+@given(signatures())
+def test_protobuf_takes_the_descriptor_of_every_signature(signature: Signature) -> None:
+    assert pool_of(file_of(describe("iris", signature)))
+
+
+@given(odd_names, odd_names)
+def test_later_columns_change_no_name_in_json(first: list[str], later: list[str]) -> None:
+    before = describe("iris", columns(*first))
+    added = [name for name in later if name not in first]
+    after = describe("iris", columns(*added, *first), before.numbers)
+    assert {item.name: item.json for item in before.inputs}.items() <= {
+        item.name: item.json for item in after.inputs
+    }.items()
 
 
 def test_columns_called_as_our_own_fields_are_called_otherwise() -> None:

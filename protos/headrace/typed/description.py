@@ -294,7 +294,7 @@ def _group(
             name=spec.name,
             field=fields[spec.name],
             python=python_name(fields[spec.name]),
-            json=spec.name if _is_json_name(spec.name, own) else fields[spec.name],
+            json=spec.name if _is_json_name(spec.name, own, fields) else fields[spec.name],
             number=number_at(index[entry]),
             type=type_name,
             kind=kind,
@@ -313,10 +313,17 @@ def _group(
     return _Group(items, retired, entries)
 
 
-def _is_json_name(name: str, own: str) -> bool:
-    """Whether protobuf takes *name* as it is for JSON."""
+def _is_json_name(name: str, own: str, fields: Mapping[str, str]) -> bool:
+    """Whether protobuf takes *name* as it is for JSON, beside all *fields* by their names.
+
+    Who reads JSON takes fields' own names too, and a value that may be missing has a second one,
+    with an underscore before it: nothing else may be called like either.
+    """
     is_bracketed = name.startswith("[") and name.endswith("]")
-    return bool(name) and "\0" not in name and not is_bracketed and name != own
+    if not name or "\0" in name or is_bracketed or name == own:
+        return False
+    taken = fields.values()
+    return fields[name] == name or (name not in taken and name.removeprefix("_") not in taken)
 
 
 def _is_list(spec: TensorSpec | ParamSpec) -> bool:

@@ -352,8 +352,14 @@ def test_an_instant_beyond_64_bits_is_refused_by_its_row() -> None:
     message = typed.request
     message.at.add(seconds=1)
     message.at.add(seconds=2**40)
-    with pytest.raises(InvalidRequest, match="input 'at': row 1: expected a Timestamp between"):
-        typed.decode(message)
+    for seconds, told in (
+        (253_370_764_800, "9999-01-01T00:00:00Z"),
+        (2**40, "seconds: 1099511627776"),
+    ):
+        message.at[1].seconds = seconds
+        with pytest.raises(InvalidRequest, match="input 'at': row 1: expected a Timesta") as caught:
+            typed.decode(message)
+        assert f"between 1678 and 2261, got {told}" in str(caught.value)
 
 
 def test_lists_and_nulls_become_json() -> None:
@@ -377,6 +383,17 @@ def test_objects_become_json_in_the_order_of_their_schema() -> None:
     cell = message.cell.add()
     cell.struct_value.update({"a": {"y": 1.5, "b": 2}, "z": 3})
     assert typed.tensors(message)["cell"].tolist() == [b'{"z": 3, "a": {"b": 2, "y": 1.5}}']
+
+
+def test_a_negative_zero_is_kept_but_where_the_schema_wants_an_integer() -> None:
+    schema = (
+        '{"type": "object", "properties": {"a": {"type": "double", "required": true}, '
+        '"b": {"type": "long", "required": true}}}'
+    )
+    typed = columns(TensorSpec("cell", "BYTES", (-1,), "json", False, schema))
+    message = typed.request
+    message.cell.add().struct_value.update({"a": -0.0, "b": -0.0})
+    assert typed.tensors(message)["cell"].tolist() == [b'{"a": -0.0, "b": 0}']
 
 
 def test_parameters_become_those_of_a_tensor_request() -> None:

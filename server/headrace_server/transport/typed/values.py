@@ -4,6 +4,7 @@ Instants are int64 nanoseconds since 1970, and JSON is text.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ def read_instant(piece: bytes) -> int:
         return NAT
     nanoseconds: int = moment.seconds * _NS + moment.nanos
     if not NAT < nanoseconds < -NAT or not 0 <= moment.nanos < _NS:
-        raise ValueError("expected a Timestamp between 1678 and 2261")
+        raise ValueError(f"expected a Timestamp between 1678 and 2261, got {_told(moment)}")
     return nanoseconds
 
 
@@ -71,7 +72,12 @@ def plain(value: Value, schema: Schema | None = None) -> Any:
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value
-            return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+            if not number.is_integer() or abs(number) > _EXACT:
+                return number
+            if not number and math.copysign(1.0, number) < 0:
+                # Only an integer has no negative zero.
+                return 0 if (schema or {}).get("type") in {"integer", "long"} else number
+            return int(number)
         case "string_value":
             return value.string_value
         case "bool_value":
@@ -91,6 +97,14 @@ def plain(value: Value, schema: Schema | None = None) -> Any:
 def read_array(message: Any) -> bytes:
     """The JSON text of a message of values, such as DoubleArray."""
     return json.dumps(None if message.is_null else list(message.values)).encode()
+
+
+def _told(moment: Timestamp) -> str:
+    try:
+        return moment.ToJsonString()
+    except ValueError:
+        # It has no year from 1 to 9999, or nanoseconds that are none.
+        return f"seconds: {moment.seconds}, nanos: {moment.nanos}"
 
 
 def _fill(value: Value, given: Any) -> None:
