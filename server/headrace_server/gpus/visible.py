@@ -66,10 +66,13 @@ def _usable(uuids: Iterable[str], cards: Sequence[Card]) -> Iterable[str]:
 
 def _by_beginning(said: Sequence[str], uuids: Sequence[str]) -> list[str]:
     kind = said[0][:4]
+    beginnings = list(takewhile(lambda text: text.startswith(kind), said))
+    if len(set(beginnings)) < len(beginnings):
+        return []
     chosen: list[str] = []
-    for beginning in said:
+    for beginning in beginnings:
         matching = [uuid for uuid in uuids if uuid.startswith(beginning)]
-        if not beginning.startswith(kind) or len(matching) != 1:
+        if len(matching) != 1:
             break
         if matching[0] in chosen:
             return []
@@ -88,5 +91,5 @@ def _by_number(said: Sequence[str], uuids: Sequence[str]) -> list[str]:
         if number in numbers:
             return []
         numbers.append(number)
-    # One that repeats counts although it stands behind a number of no card.
+    # One that repeats empties the list, although it stands behind a number of no card.
     return [uuids[number] for number in takewhile(lambda number: number < len(uuids), numbers)]

@@ -40,6 +40,7 @@ SLICED = (Card(A), Card(B, True, ("MIG-1a-x", "MIG-1b-y")), Card(C, True))
         ("GPU-77,1", (C,)),
         ("1,GPU-77", (B,)),
         (f"{A},{A}", ()),
+        (f"{A},GPU-9,GPU-9", ()),
         ("GPU-9", ()),
         ("all", ()),
     ],

@@ -20,10 +20,13 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 
 
-def adder(number: float) -> object:
+def adder(number: float, held_bytes: int = 0) -> object:
     """A model that adds; defined in a function, so that its pickle holds the class."""
 
     class Adder:
+        def __init__(self) -> None:
+            self.held = np.ones(held_bytes, np.uint8)
+
         def predict(self, x: npt.NDArray[np.float64]) -> Any:
             return x + number
 
@@ -96,14 +99,14 @@ def test_the_process_that_a_model_was_tried_in_stays_where_there_is_room(
     houses: Callable[..., House],
 ) -> None:
     house = houses()
-    house.shelf.put("first", "1", adder(1.0))
+    house.shelf.put("first", "1", adder(1.0, held_bytes=8 * MIB))
 
     house.load("first", "first")
 
     (worker,) = house.pool.workers
     assert worker.instance_count == 1
     assert len(worker_processes()) == 1
-    assert house.repository.find("first").memory_bytes > MIB
+    assert house.repository.find("first").memory_bytes > 8 * MIB
 
 
 def test_where_there_is_no_room_the_model_joins_the_others_and_its_trial_ends(
