@@ -40,7 +40,8 @@ class Daemon:
             cwd=cwd,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+            # So that one that does not end shows where its threads stand.
+            env={**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONFAULTHANDLER": "1"},
         )
         self.cache = cache
         self.lines: list[str] = []
@@ -88,7 +89,12 @@ class Daemon:
 
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
-        code = self.process.wait(READY_S_MAX)
+        try:
+            code = self.process.wait(READY_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self._reader.join()
+            raise AssertionError("it does not end:\n" + "\n".join(self.lines)) from None
         self._reader.join()
         if self.process.stderr is not None:
             self.process.stderr.close()

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import structlog
@@ -26,7 +26,7 @@ from .repository.repository import Repository
 from .repository.tried import Tried
 from .service import Service
 from .settings import ModelSettings, Settings, shown_uri
-from .stopping import StoppedWhileStarting, StopSignal
+from .stopping import StopSignal
 from .transport.choice import is_loopback
 from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
@@ -55,17 +55,19 @@ def run(settings: Settings) -> int:
     """
     logs.configure(settings.server.log_format, settings.server.log_level)
     stop = StopSignal()
+    daemon = Daemon(settings)
     try:
-        daemon = Daemon(settings)
-        try:
-            daemon.start()
-            stop.wait()
+        # In a thread of its own, so that a signal is heard while a registry does not answer.
+        with ThreadPoolExecutor(1, "start") as starter:
+            starting = starter.submit(daemon.start)
+            try:
+                stop.wait(starting)
+            finally:
+                daemon.stop_starting(starting)
+        if not starting.exception():
             _log.info("draining")
-        finally:
-            stop.is_handled()
-            daemon.close()
-    except StoppedWhileStarting:
-        pass
+    finally:
+        daemon.close()
     _log.info("stopped")
     return 0
 
@@ -131,6 +133,11 @@ class Daemon:
 
         threading.Thread(target=wait_for_all, name="startup", daemon=True).start()
 
+    def stop_starting(self, starting: "Future[None]") -> None:
+        """Have `start`, which is *starting*, wait no longer for the registry."""
+        if not starting.done():
+            self._librarian.close()
+
     def close(self) -> None:
         """Drain, then take everything down, last built first."""
         while self._closers:
@@ -153,7 +160,7 @@ class Daemon:
         completions = Completions()
         completions.start()
         closers.append(completions.close)
-        librarian = Librarian(
+        self._librarian = librarian = Librarian(
             spawner,
             completions,
             tracking_uri=settings.tracking_uri,
