@@ -30,6 +30,15 @@ KINDS = {
     "py_notes": "notes",
     "py_kinds": "kinds",
 }
+# What the model of every kind of column tells of its row, apart from what Python makes of each.
+KINDS_SEEN = {
+    "at": "2024-05-06T07:08:09.500000",
+    "raw": "00ff",
+    "small": 1.5,
+    "path": [1.5, -2.0],
+    "owner": {"id": 7, "seen": "2024-05-06T07:08:09", "tags": ["x", "ß"]},
+    "flags": {"a": True, "b": False},
+}
 IRIS = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
@@ -97,20 +106,27 @@ def lines_of(printed: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in printed.splitlines())
 
 
+def check_guide(guide: str, language: str, program: Path, folder: Path, daemon: Daemon) -> None:
+    """Follow a guide in *folder*: its one program, which is *program*, prints what it says."""
+    (shown,) = blocks(guide, language)
+    assert shown == program.read_text()
+    (folder / program.name).write_text(shown)
+    _, commands = blocks(guide, "bash")
+    assert follow(commands, folder, daemon) in blocks(guide, "text")
+
+
+def check_kinds_seen(answer: str) -> None:
+    """Hold what the model of every kind of column answers against the row that it was sent."""
+    seen = json.loads(answer)
+    assert seen.pop("kinds")["at"] == "Timestamp"
+    assert seen == KINDS_SEEN
+
+
 def check_kinds(daemon: Daemon, told: Mapping[str, str]) -> None:
     """Hold what such a program prints, in any language, against what the models were sent."""
     assert told["plain"] == "5.25 pa/b2024-01-02"
     assert told["given"] == "13.25 px/y2024-05-06T07:08:09.500000"
-    messages = json.loads(told["messages"])
-    assert messages.pop("kinds")["at"] == "Timestamp"
-    assert messages == {
-        "at": "2024-05-06T07:08:09.500000",
-        "raw": "00ff",
-        "small": 1.5,
-        "path": [1.5, -2.0],
-        "owner": {"id": 7, "seen": "2024-05-06T07:08:09", "tags": ["x", "ß"]},
-        "flags": {"a": True, "b": False},
-    }
+    check_kinds_seen(told["messages"])
     left = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
     right = np.arange(1, 5, dtype=np.float32).reshape(2, 2)
     with Client(daemon.address) as client:

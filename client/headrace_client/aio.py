@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
 )
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -21,21 +21,15 @@ from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.timings import ASKED
 
 from .calls import INFER_METHOD, Parameter
-from .channel import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-    MESSAGE_BYTES_MAX,
-    authority_options,
-    channel_options,
-    channel_targets,
-)
+from .channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, MESSAGE_BYTES_MAX
+from .connection import connection_to
 from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, check_aio, connection_options, watch
+from .forks import Inherited, check_aio, watch
 from .hedges import first_answer_aio
 from .inputs import Data, Form
 from .many import IN_FLIGHT_MAX, as_completed_aio, check_bounds, in_order_aio, raising_aio
-from .security import Tls, call_metadata, channel_credentials, tls_options
+from .security import Tls, call_metadata
 from .session import AS_IS, Ask, Session, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
@@ -72,19 +66,14 @@ class AsyncClient:
         if isinstance(target, grpc.aio.Channel):
             self._target, self._channel = "a channel", target
         else:
-            self._target = channel_targets(target)
-            credentials = channel_credentials(tls, target)
-            options = tls_options(tls) + channel_options(
-                message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+            to = connection_to(
+                target,
+                tls=tls,
+                message_bytes_max=message_bytes_max,
+                attempts_max=attempts_max,
+                wait_for_ready=wait_for_ready,
             )
-            options += connection_options()
-            if credentials is None:
-                options += authority_options(self._target)
-            self._channel = (
-                grpc.aio.insecure_channel(self._target, options)
-                if credentials is None
-                else grpc.aio.secure_channel(self._target, credentials, options)
-            )
+            self._target, self._channel = to.target, to.open_aio()
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._infer: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
             INFER_METHOD, None, None
@@ -191,18 +180,15 @@ class AsyncClient:
         if errors not in ("raise", "yield"):
             raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
         check_bounds(in_flight_max, timeout)
-
-        def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
-            return self.submit(
-                model,
-                data,
-                version=version,
-                timeout=timeout,
-                priority=priority,
-                outputs=outputs,
-                parameters=parameters,
-            )
-
+        send = partial(
+            self.submit,
+            model,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            outputs=outputs,
+            parameters=parameters,
+        )
         outcomes = in_order_aio(send, items, in_flight_max)
         return raising_aio(outcomes) if errors == "raise" else outcomes
 
@@ -220,18 +206,15 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[int, Prediction | HeadraceClientError]]:
         """See `Client.predict_as_completed`; the items may come asynchronously."""
         check_bounds(in_flight_max, timeout)
-
-        def send(data: Data) -> "Coroutine[Any, Any, asyncio.Task[Prediction]]":
-            return self.submit(
-                model,
-                data,
-                version=version,
-                timeout=timeout,
-                priority=priority,
-                outputs=outputs,
-                parameters=parameters,
-            )
-
+        send = partial(
+            self.submit,
+            model,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            outputs=outputs,
+            parameters=parameters,
+        )
         return as_completed_aio(send, items, in_flight_max)
 
     async def infer(

@@ -5,6 +5,7 @@ take. aio.py is the same for asyncio.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -16,22 +17,16 @@ from headrace.oip.inference_service_pb2_grpc import GRPCInferenceServiceStub
 from headrace.timings import ASKED
 
 from .calls import INFER_METHOD, Parameter
-from .channel import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_S,
-    MESSAGE_BYTES_MAX,
-    authority_options,
-    channel_options,
-    channel_targets,
-)
+from .channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, MESSAGE_BYTES_MAX
+from .connection import connection_to
 from .deadlines import check_seconds, deadline_at, left_s
 from .errors import HeadraceClientError, InvalidArgument, NotFound, Unavailable, error_of
-from .forks import Inherited, connection_options, watch
+from .forks import Inherited, watch
 from .futures import PredictionFuture
 from .hedges import first_answer
 from .inputs import Data, Form
 from .many import IN_FLIGHT_MAX, as_completed, check_bounds, in_order, raising
-from .security import Tls, call_metadata, channel_credentials, tls_options
+from .security import Tls, call_metadata
 from .session import AS_IS, Ask, Session, load_request
 from .types import ModelMetadata, ModelStatus, Prediction, statuses_of
 
@@ -94,19 +89,14 @@ class Client:
         if isinstance(target, grpc.Channel):
             self._target, self._channel = "a channel", target
         else:
-            self._target = channel_targets(target)
-            credentials = channel_credentials(tls, target)
-            options = tls_options(tls) + channel_options(
-                message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
+            to = connection_to(
+                target,
+                tls=tls,
+                message_bytes_max=message_bytes_max,
+                attempts_max=attempts_max,
+                wait_for_ready=wait_for_ready,
             )
-            options += connection_options()
-            if credentials is None:
-                options += authority_options(self._target)
-            self._channel = (
-                grpc.insecure_channel(self._target, options)
-                if credentials is None
-                else grpc.secure_channel(self._target, credentials, options)
-            )
+            self._target, self._channel = to.target, to.open()
         self._stub = GRPCInferenceServiceStub(self._channel)
         # Bytes in, bytes out: the session does what a serialiser would.
         self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
@@ -275,18 +265,15 @@ class Client:
         if errors not in ("raise", "yield"):
             raise ValueError(f"errors: expected 'raise' or 'yield', got {errors!r}")
         check_bounds(in_flight_max, timeout)
-
-        def send(data: Data) -> PredictionFuture:
-            return self.submit(
-                model,
-                data,
-                version=version,
-                timeout=timeout,
-                priority=priority,
-                outputs=outputs,
-                parameters=parameters,
-            )
-
+        send = partial(
+            self.submit,
+            model,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            outputs=outputs,
+            parameters=parameters,
+        )
         outcomes = in_order(send, items, in_flight_max)
         return raising(outcomes) if errors == "raise" else outcomes
 
@@ -311,18 +298,15 @@ class Client:
             ValueError: *in_flight_max* is below one, or *timeout* no number of seconds.
         """
         check_bounds(in_flight_max, timeout)
-
-        def send(data: Data) -> PredictionFuture:
-            return self.submit(
-                model,
-                data,
-                version=version,
-                timeout=timeout,
-                priority=priority,
-                outputs=outputs,
-                parameters=parameters,
-            )
-
+        send = partial(
+            self.submit,
+            model,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            outputs=outputs,
+            parameters=parameters,
+        )
         return as_completed(send, items, in_flight_max)
 
     def infer(

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 
 import models
 from headrace_client import Client, NotFound
-from serving import REGISTERED, Daemon, untried
+from serving import READY_S_MAX, REGISTERED, Daemon, untried
 
 pytestmark = pytest.mark.slow
 
@@ -214,6 +215,20 @@ def test_sigterm_while_models_load_ends_the_daemon(serve: Serve) -> None:
     running.wait("worker_started")
 
     assert running.stop() == 0
+
+
+def test_sigterm_while_the_registry_does_not_answer_ends_the_daemon(serve: Serve) -> None:
+    """It listens, and takes what is asked, but says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        running = serve("--tracking-uri", f"http://127.0.0.1:{port}")
+        silent.settimeout(READY_S_MAX)
+        asked, _ = silent.accept()
+        with asked:
+            assert running.stop() == 0
+
+    assert running.events("stopped")
+    assert not running.events("draining")
 
 
 def test_the_daemon_stays_small_and_is_ready_soon(serve: Serve) -> None:

@@ -38,15 +38,7 @@ def daemon(request: pytest.FixtureRequest, daemons: dict[str, Daemon]) -> Daemon
 
 
 def test_the_guide_leads_to_a_program_that_asks(daemon: Daemon, tmp_path: Path) -> None:
-    (program,) = foreign.blocks("go.md", "go")
-    assert program == (HERE / "main.go").read_text()
-    (tmp_path / "main.go").write_text(program)
-    _, commands = foreign.blocks("go.md", "bash")
-
-    printed = foreign.follow(commands, tmp_path, daemon)
-
-    # The guide shows it too.
-    assert printed in foreign.blocks("go.md", "text")
+    foreign.check_guide("go.md", "go", HERE / "main.go", tmp_path, daemon)
 
 
 @pytest.fixture(scope="module")

@@ -39,15 +39,7 @@ def daemon(request: pytest.FixtureRequest, daemons: dict[str, Daemon]) -> Daemon
 
 
 def test_the_guide_leads_to_a_program_that_asks(daemon: Daemon, tmp_path: Path) -> None:
-    (program,) = foreign.blocks("java.md", "java")
-    assert program == (HERE / "Ask.java").read_text()
-    (tmp_path / "Ask.java").write_text(program)
-    _, commands = foreign.blocks("java.md", "bash")
-
-    printed = foreign.follow(commands, tmp_path, daemon)
-
-    # The guide shows it too.
-    assert printed in foreign.blocks("java.md", "text")
+    foreign.check_guide("java.md", "java", HERE / "Ask.java", tmp_path, daemon)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from headrace_client.channel import MESSAGE_BYTES_MAX, channel_options, channel_target
-from headrace_client.security import call_metadata, channel_credentials, tls_options
+from headrace_client.connection import connection_to
+from headrace_client.security import call_metadata
 
 from ..errors import UsageError
 from .connecting import Connection
@@ -32,20 +32,12 @@ def check_health(connection: Connection, service: str = "", *, timeout_s: float 
 
 
 def _asked(connection: Connection, service: str, timeout_s: float) -> str:
-    tls = connection.tls_setting
     try:
-        target = channel_target(connection.server)
-        credentials = channel_credentials(tls, connection.server)
+        to = connection_to(connection.server, tls=connection.tls_setting)
         metadata = call_metadata(connection.token)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    options = channel_options(MESSAGE_BYTES_MAX) + tls_options(tls)
-    channel = (
-        grpc.insecure_channel(target, options)
-        if credentials is None
-        else grpc.secure_channel(target, credentials, options)
-    )
-    with channel:
+    with to.open() as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
