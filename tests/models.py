@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,9 +103,18 @@ class Model:
         return named
 
 
-@functools.cache
+# A recipe may ask for another model.
+_saving = threading.RLock()
+
+
 def model(name: str) -> Model:
-    """The model called *name*, one of NAMES, saved on first use."""
+    """The model called *name*, one of NAMES, saved on first use, by whichever thread."""
+    with _saving:
+        return _saved(name)
+
+
+@functools.cache
+def _saved(name: str) -> Model:
     path = _root() / name
     with warnings.catch_warnings():
         # MLflow, torch and scikit-learn have much to say to people who save models.

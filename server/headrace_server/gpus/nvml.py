@@ -93,9 +93,10 @@ class Gpus:
         self._lock = threading.Lock()
         self._pending: Future[list[Reading]] | None = None
         self._is_quiet = False
+        self._thread: threading.Thread | None = None
         if handles:
-            # Not waited for at the end: a call of the driver may never return.
-            threading.Thread(target=self._run, name="gpus", daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
+            self._thread.start()
 
     def read(self) -> list[Reading]:
         """What each GPU does now; nothing where the driver does not say so in time."""
@@ -120,6 +121,9 @@ class Gpus:
     def close(self) -> None:
         """Read no more."""
         self._asked.put(None)
+        if self._thread is not None:
+            # Not for ever: a call of the driver may never return.
+            self._thread.join(self._read_s_max)
 
     def _run(self) -> None:
         while (future := self._asked.get()) is not None:
