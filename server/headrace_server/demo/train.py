@@ -131,6 +131,8 @@ def _split_iris() -> tuple[Any, Any, Any, Any]:
     from sklearn.model_selection import train_test_split
 
     frame, labels = load_iris(return_X_y=True, as_frame=True)
+    # "sepal length (cm)" and so on: as identifiers they are the fields of requests as they stand.
+    frame.columns = [name.removesuffix(" (cm)").replace(" ", "_") for name in frame.columns]
     split: tuple[Any, Any, Any, Any] = tuple(
         train_test_split(frame, labels, test_size=0.25, random_state=SEED, stratify=labels)
     )
