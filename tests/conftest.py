@@ -37,7 +37,7 @@ settings.register_profile("dev", deadline=None, max_examples=40, stateful_step_c
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=50,
+    max_examples=100,
     stateful_step_count=40,
     derandomize=True,
     print_blob=True,

@@ -24,9 +24,11 @@ def headrace(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        # What else a URI may get wrong: tests/server/librarian/test_registry.py.
+        (["models:/nobody@champion"], "nobody"),
         (["models:/iris@nobody"], "champion"),
+        (["models:/iris/99"], "99"),
         (["models:/iris"], "models:/"),
+        (["runs:/0123/none"], "0123"),
         (["./nowhere"], "nowhere"),
         (["models:/iris/1", "models:/iris/2"], "'iris'"),
         (["models:/iris/1", "--set", "iris.rows_mx=3"], "did you mean 'rows_max'"),

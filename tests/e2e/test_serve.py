@@ -233,7 +233,7 @@ def test_sigterm_while_the_registry_does_not_answer_ends_the_daemon(serve: Serve
 
 def test_the_daemon_stays_small_and_is_ready_soon(serve: Serve) -> None:
     """A guard far from the measured figures (76 MB, about 4 s), which `make bench` prints."""
-    running = serve("models:/graph/1")
+    running = serve("models:/iris@champion")
     running.wait("ready")
 
     assert psutil.Process(running.process.pid).memory_info().rss < 120e6

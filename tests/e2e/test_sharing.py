@@ -12,7 +12,7 @@ from serving import Daemon
 
 pytestmark = pytest.mark.slow
 
-ANSWERS = 2000
+ANSWERS = 5000
 
 
 @pytest.fixture

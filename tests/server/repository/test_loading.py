@@ -245,10 +245,7 @@ def test_what_a_batch_that_outlives_the_drain_holds_comes_back_when_it_ends(
 
 
 @pytest.mark.long
-def test_an_unload_ends_though_its_worker_does(
-    houses: Callable[..., House], tmp_path: Path
-) -> None:
-    house = houses(drain_s=2.0)
+def test_an_unload_ends_though_its_worker_does(house: House, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate")
     house.shelf.put("slow", "1", waiting(tmp_path / "gate"))
     house.load("slow", "slow")
