@@ -6,9 +6,10 @@ A kind is what a message says apart from its id and its tensors' bytes.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headrace.datatypes import BYTES, DATATYPES
+from headrace.nulls import masks_of
 from headrace.parameters import Given as GivenParameter
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
@@ -87,7 +88,7 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
         shaping, inputs = bucketed
         if shaping.mask is not None:
             order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
-    layouts = tuple(_layout(tensor, columns) for tensor in inputs)
+    layouts = _marked([_layout(tensor, columns) for tensor in inputs], model.signature)
     elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
     is_scalar = not all(layout.has_rows for layout in layouts)
     return Plan(
@@ -108,6 +109,7 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
         timeout_s=_timeout_s(own),
         priority=_priority(model, own),
         shaping=shaping,
+        masks=_masks(layouts, order) if shaping is None else {},
     )
 
 
@@ -149,7 +151,8 @@ def _fit(
             raise SignatureMismatch(f"input {twice!r} is given twice")
         return tuple(range(len(inputs))), common_rows(inputs), ()
     fit = signature.fit(inputs)
-    return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
+    order = (*(index for index in fit.order if index >= 0), *fit.masks)
+    return order, fit.rows, fit.exact
 
 
 def _told_apart(
@@ -249,6 +252,28 @@ def _repeated(names: Sequence[str]) -> str | None:
 
 def _columns(signature: Signature) -> dict[str, TensorSpec]:
     return {spec.name: spec for spec in signature.inputs if spec.kind in {"string", "json"}}
+
+
+def _marked(layouts: Sequence[InputLayout], signature: Signature | None) -> tuple[InputLayout, ...]:
+    """*layouts*, with those marked that are masks of the columns of *signature*."""
+    masks = {} if signature is None else masks_of(signature.inputs)
+    given = {layout.name for layout in layouts}
+    return tuple(
+        replace(layout, mask_of=spec.name, is_alone=spec.name not in given)
+        if (spec := masks.get(layout.name)) is not None
+        else layout
+        for layout in layouts
+    )
+
+
+def _masks(layouts: Sequence[InputLayout], order: Sequence[int]) -> dict[int, int]:
+    """Which tensor of the request is the mask of which."""
+    at = {layout.name: index for layout, index in zip(layouts, order, strict=True)}
+    return {
+        at[layout.mask_of]: at[layout.name]
+        for layout in layouts
+        if layout.mask_of and not layout.is_alone
+    }
 
 
 def _layout(tensor: Given, columns: Mapping[str, TensorSpec]) -> InputLayout:

@@ -5,8 +5,8 @@ Outputs. What is the same for many requests stands once, in a Plan and a BatchKe
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from headrace.datatypes import Datatype
@@ -31,6 +31,8 @@ class InputLayout:
         has_rows: Whether there is a first axis, which counts rows; a scalar has none.
         column: Its column in the signature, where the datatype does not say all of its values, as
             for text and JSON; else None.
+        mask_of: The column whose missing values it tells; empty where it is no mask.
+        is_alone: Whether that column does not come, since it has no value at all.
     """
 
     name: str
@@ -39,6 +41,8 @@ class InputLayout:
     row_bytes: int
     has_rows: bool = True
     column: TensorSpec | None = None
+    mask_of: str = ""
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +62,11 @@ class BatchKey:
     is_scalar: bool = False
     model: tuple[str, str] = ("", "")
     parameters: bytes = b""
+
+    @property
+    def has_nulls(self) -> bool:
+        """Whether rows may lack values, as masks tell; these are the last of its inputs."""
+        return bool(self.inputs and self.inputs[-1].mask_of)
 
 
 class Reply(Protocol):
@@ -348,6 +357,7 @@ class Plan:
         timeout_s: How long they may take at most; infinity for no limit.
         priority: Their level, 1 the highest.
         shaping: What is done to their tensors and answers; None for most.
+        masks: Which tensor of the request is the mask of which, by the latter's index.
     """
 
     target: Target
@@ -360,3 +370,4 @@ class Plan:
     timeout_s: float = math.inf
     priority: int = 1
     shaping: Shaping | None = None
+    masks: Mapping[int, int] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.nulls import masks_of
 from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
@@ -22,6 +23,7 @@ from ..childlog import log
 from ..errors import without_paths
 from ..frames import FrameSocket, Kind
 from ..types import Instants
+from .nulls import without_masks
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -88,6 +90,8 @@ class Serving:
         self._memory = memory
         self._name = name
         self._signature = signature
+        self._specs = () if signature is None else signature.inputs
+        self._masks = masks_of(self._specs)
         self._is_batchable = is_batchable
 
     def run(self, inbox: Inbox) -> None:
@@ -120,7 +124,12 @@ class Serving:
         # The host itself has no streams to tell of a batch: a row's time is microseconds there.
         batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
-            staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
+            tensors = read_inputs(run.inputs, self._memory, self._signature)
+            # Masks are the last inputs of a batch that has any.
+            if run.inputs[-1].name in self._masks:
+                staged = adapter.stage_nulls(*without_masks(tensors, self._specs, self._masks))
+            else:
+                staged = adapter.stage(tensors)
             staged_ns = time.monotonic_ns()
             if self._is_asynchronous:
                 with device.computing():
