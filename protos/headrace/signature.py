@@ -1,7 +1,7 @@
 """Signature: the named, typed inputs and outputs of a model, and whether tensors fit them.
 
 A column signature of MLflow becomes one input of shape [-1] per column; a tensor signature keeps
-its names and shapes. The first axis of every tensor counts rows; -1 stands for any size.
+its names and shapes. A first axis of any size, -1, counts rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,13 +81,14 @@ class Fit:
     Attributes:
         order: For each input of the signature the index of the given tensor; -1 for an optional
             input that was left out.
-        rows: The common size of the first axes.
+        rows: The size that the first axes of all inputs share; None where they differ, or where
+            the signature does not leave all of them open: such a request is one whole.
         exact: Indices of the given tensors whose integers must stay within 2**53.
         masks: Indices of the given tensors that are masks, in the order of their columns.
     """
 
     order: tuple[int, ...]
-    rows: int
+    rows: int | None
     exact: tuple[int, ...] = ()
     masks: tuple[int, ...] = ()
 
@@ -113,7 +114,7 @@ class Signature:
 
         Raises:
             SignatureMismatch: A tensor is missing, unknown, given twice, of a wrong datatype or
-                shape, or its rows differ from the others'; or a mask's column has no null.
+                shape, or a column's rows differ from the others'; or a mask's column has no null.
         """
         index = {tensor.name: i for i, tensor in enumerate(given)}
         if len(index) != len(given):
@@ -135,9 +136,15 @@ class Signature:
                     f"got {_names(given)}"
                 )
             order.append(at)
+        if not given:
+            raise _no_inputs()
+        rows = common_rows(given)
+        if rows is None and any(spec.is_column for spec in self.inputs):
+            raise _uneven_columns(given)
+        is_open = all(spec.shape[:1] == (-1,) for spec in self.inputs)
         return Fit(
             tuple(order),
-            common_rows(given),
+            rows if is_open else None,
             tuple(exact),
             tuple(masks[spec.name] for spec in self.inputs if spec.name in masks),
         )
@@ -196,25 +203,30 @@ class Signature:
         )
 
 
-def common_rows(given: Sequence[Given]) -> int:
-    """The size that all first axes share; 1 where there is none. A scalar goes with any rows.
+def common_rows(given: Sequence[Given]) -> int | None:
+    """The size that all first axes share; None where they differ or a tensor has no axes.
 
     Raises:
-        SignatureMismatch: There is no tensor, or the sizes differ.
+        SignatureMismatch: There is no tensor.
     """
     if not given:
-        raise SignatureMismatch("a request needs at least one input, got none")
-    with_rows = [tensor for tensor in given if tensor.shape]
-    if not with_rows:
-        return 1
-    first = with_rows[0]
-    for tensor in with_rows:
-        if tensor.shape[0] != first.shape[0]:
-            raise SignatureMismatch(
-                f"input {tensor.name!r} has {tensor.shape[0]} rows, but {first.name!r} has "
-                f"{first.shape[0]}: all inputs of a request need the same number of rows"
-            )
-    return first.shape[0]
+        raise _no_inputs()
+    sizes = {tensor.shape[:1] for tensor in given}
+    return next(iter(next(iter(sizes))), None) if len(sizes) == 1 else None
+
+
+def _no_inputs() -> SignatureMismatch:
+    return SignatureMismatch("a request needs at least one input, got none")
+
+
+def _uneven_columns(given: Sequence[Given]) -> SignatureMismatch:
+    """Columns make a table, which has one number of rows."""
+    first = given[0]
+    other = next(tensor for tensor in given if tensor.shape[:1] != first.shape[:1])
+    return SignatureMismatch(
+        f"input {other.name!r} has {other.shape[0]} rows, but {first.name!r} has "
+        f"{first.shape[0]}: all columns of a request need the same number of rows"
+    )
 
 
 def _check(spec: TensorSpec, given: Given) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from headrace.datatypes import BYTES, DATATYPES
-from headrace.nulls import masks_of
+from headrace.nulls import has_own_null, masks_of
 from headrace.parameters import Given as GivenParameter
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
@@ -75,25 +75,29 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
     if SIGNATURE_PARAMETER in own:
         check_signature(model, own[SIGNATURE_PARAMETER])
     try:
-        order, rows, exact = _fit(model.signature, ask.inputs)
+        order, common, exact = _fit(model.signature, ask.inputs)
         parameters = _parameters(model.signature, given)
     except SignatureMismatch as error:
         raise InvalidRequest(f"model {ask.model!r}: {error}") from None
     _check_outputs(model, ask.outputs)
     columns = {} if model.signature is None else _columns(model.signature)
     inputs = [ask.inputs[index] for index in order]
+    is_whole = common is None or not model.is_batched or _lacks_values(model.signature, inputs)
+    # What is run whole counts as one row at least, so that it has a place in the queue.
+    rows = common if common is not None and not is_whole else _rows_of_whole(ask.inputs)
     shaping = None
     bucketed = bucket_of(model.settings.bucket_by, model.signature, inputs) if rows else None
     if bucketed is not None:
         shaping, inputs = bucketed
         if shaping.mask is not None:
             order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
-    layouts = _marked([_layout(tensor, columns) for tensor in inputs], model.signature)
+    layouts = _marked(
+        [_layout(tensor, columns, is_whole=is_whole) for tensor in inputs], model.signature
+    )
     elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
-    is_scalar = not all(layout.has_rows for layout in layouts)
     return Plan(
         target=target if rows else NoRows(target.instrument, no_rows(model, ask.outputs)),
-        key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar, parameters=parameters),
+        key=model.batch_key(layouts, ask.outputs, is_whole=is_whole, parameters=parameters),
         rows=rows,
         order=order,
         byte_counts=tuple(
@@ -138,8 +142,11 @@ def check_signature(model: ModelVersion, sent: object) -> None:
 
 def _fit(
     signature: Signature | None, inputs: Sequence[Given]
-) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Order, rows and the tensors to check for exactness; any tensors fit a missing signature."""
+) -> tuple[tuple[int, ...], int | None, tuple[int, ...]]:
+    """Order, common rows and the tensors to check for exactness, as `Signature.fit`.
+
+    Any tensors fit a missing signature.
+    """
     if signature is None or not signature.inputs:
         for tensor in inputs:
             if tensor.datatype not in DATATYPES:
@@ -153,6 +160,24 @@ def _fit(
     fit = signature.fit(inputs)
     order = (*(index for index in fit.order if index >= 0), *fit.masks)
     return order, fit.rows, fit.exact
+
+
+def _lacks_values(signature: Signature | None, inputs: Sequence[Given]) -> bool:
+    """Whether rows may lack values in a way that no row did when batching was proven.
+
+    NaN, NaT and JSON's null are values like others, but a null among texts may have been filled in
+    from the rows beside it: such a request runs whole.
+    """
+    masks = {} if signature is None else masks_of(signature.inputs)
+    return any(
+        tensor.name in masks and not has_own_null(masks[tensor.name]) and tensor.shape[0] > 0
+        for tensor in inputs
+    )
+
+
+def _rows_of_whole(inputs: Sequence[Given]) -> int:
+    """What a whole request counts for in the queue: its longest first axis, 1 at least."""
+    return max((1, *(size for tensor in inputs for size in tensor.shape[:1])))
 
 
 def _told_apart(
@@ -276,15 +301,15 @@ def _masks(layouts: Sequence[InputLayout], order: Sequence[int]) -> dict[int, in
     }
 
 
-def _layout(tensor: Given, columns: Mapping[str, TensorSpec]) -> InputLayout:
+def _layout(tensor: Given, columns: Mapping[str, TensorSpec], *, is_whole: bool) -> InputLayout:
     datatype = DATATYPES[tensor.datatype]
-    row_shape = tuple(tensor.shape[1:])
+    row_shape = tuple(tensor.shape if is_whole else tensor.shape[1:])
     row_bytes = math.prod(row_shape) * datatype.itemsize
     return InputLayout(
         tensor.name,
         datatype,
         row_shape,
         row_bytes,
-        has_rows=bool(tensor.shape),
+        has_rows=not is_whole,
         column=columns.get(tensor.name),
     )

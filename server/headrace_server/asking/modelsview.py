@@ -212,9 +212,15 @@ def _json(look: _Look) -> str:
     return json.dumps([{**asdict(one), "rows_per_s": look.rate(one)} for one in look.models])
 
 
+def _reason(model: ModelStatus) -> str:
+    """Why a model is not served as it might be: not at all, or without batches."""
+    unbatched = "" if model.batching == "batched" else model.batching_reason
+    return "; ".join(filter(None, (model.reason, unbatched)))
+
+
 def _table(look: _Look) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "version", "state", "device", "worker"):
+    for name in ("name", "version", "state", "device", "worker", "batching"):
         table.add_column(name, overflow="fold", justify="right" if name == "version" else "left")
     table.add_column("rows/s", justify="right")
     table.add_column("reason", overflow="fold", ratio=1)
@@ -226,8 +232,9 @@ def _table(look: _Look) -> RenderableType:
             Text(model.state, _STATE_STYLES.get(model.state, "")),
             Text(model.device),
             Text(", ".join(model.workers)),
+            Text(model.batching, "" if model.batching == "batched" else "yellow"),
             "" if rate is None else f"{rate:,.0f}",
-            Text(model.reason),
+            Text(_reason(model)),
         )
     below = f"rows/s over {look.over_s:.1f} s" if look.rates else ""
     below = look.trouble or below
