@@ -38,7 +38,8 @@ def customers(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
     )
     frame.loc[chance.random(rows) < 0.2, "age"] = np.nan
     frame.loc[chance.random(rows) < 0.2, "spend"] = np.nan
-    return frame
+    # As they come from a file or a database, however few they are.
+    return frame.astype({"country": "str", "plan": "str"})
 
 
 def numbers(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
