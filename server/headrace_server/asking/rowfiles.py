@@ -236,9 +236,9 @@ def _records_of(
                     f"row {number} has {name!r}, which the first row has not: give it there too, "
                     "as null where it is missing"
                 )
-            missing = next((one for one in names if one not in record), None)
-            if missing is not None and missing not in optional:
-                raise UsageError(f"row {number} has no {missing!r}")
+            for name in names:
+                if name not in record and name not in optional:
+                    raise UsageError(f"row {number} has no {name!r}")
             yield {name: fills[name](record.get(name), number) for name in names}
 
     return _gathered(picked(), metadata)
@@ -310,7 +310,8 @@ def _fill_of(name: str, spec: TensorSpec | None) -> _Fill:
 
     def fill(value: Any, number: int) -> Any:
         if is_json:
-            return value if isinstance(value, str) else json.dumps(value, default=str)
+            # Text of a list or an object is taken for it; any other value goes as it is.
+            return json.dumps(value, default=str) if isinstance(value, list | dict) else value
         if value is None:
             if datatype.startswith(("FP", "BF")):
                 return math.nan
