@@ -279,6 +279,7 @@ def _names(specs: Sequence[TensorSpec] | Sequence[Given]) -> str:
 
 
 def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+    said = {"no_nulls": True} if spec.no_nulls else {}
     return {
         "name": spec.name,
         "datatype": spec.datatype,
@@ -286,7 +287,7 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
         "kind": spec.kind,
         "optional": spec.optional,
         "schema": spec.schema,
-        "no_nulls": spec.no_nulls,
+        **said,
     }
 
 
