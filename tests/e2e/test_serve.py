@@ -111,7 +111,8 @@ def test_several_rows_go_through_a_frozen_model_as_its_operator_says(
         client.infer("frozen", rows)
 
     told = serve("models:/frozen/1", *untried("frozen"), "--set", "frozen.batched=true")
-    with Client(told.address, wait_for_ready=True) as client:
+    told.wait("ready")
+    with Client(told.address) as client:
         together = client.infer("frozen", rows).array
         apart = [
             client.infer("frozen", {name: k * x for name, x in one.items()}).array

@@ -822,7 +822,7 @@ def test_a_model_that_raises_is_quoted_with_an_error_id_and_goes_on(plant: Plant
 
 def test_an_answer_of_fewer_rows_than_the_batch_has_each_request_run_whole(plant: Plant) -> None:
     model = plant.load("scripted")
-    assert model.is_batched
+    assert model.batching.verdict == "batched"
     with plant.held_back(model):
         busy = plant.request(model, ECHO)
         first, shrinking, last = (
@@ -834,7 +834,7 @@ def test_an_answer_of_fewer_rows_than_the_batch_has_each_request_run_whole(plant
     assert plant.reply.wait_for(first) == echoed(first)
     assert plant.reply.wait_for(last) == echoed(last)
     assert plant.reply.wait_for(shrinking) == {"y": bytes(shrinking.tensors[0])[16:]}
-    assert not model.is_batched
+    assert model.batching.verdict == "whole"
     assert model.batching.why.startswith("output 'y' has shape [")
 
 
