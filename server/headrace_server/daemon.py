@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from typing import TypeVar
 
 import structlog
@@ -28,14 +29,18 @@ from .repository.repository import Repository
 from .repository.tried import Tried
 from .repository.wanted import Wanted, WantedAtStart
 from .service import Service
-from .settings import ModelSettings, Settings, shown_uri
+from .settings import ModelSettings, Settings, shown_uri, socket_path
 from .stopping import StopSignal
 from .transport.choice import is_loopback
 from .transport.choice import is_native as listens_natively
 from .transport.grpcio import GrpcioTransport
 from .transport.native import NativeTransport
 from .transport.security import Security
+from .transport.socketfile import SocketFile
 from .transport.typed.directory import TypedDirectory
+
+# Where /metrics is while calls come by a Unix socket.
+_LOOPBACK = "127.0.0.1"
 
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
@@ -204,7 +209,11 @@ class Daemon:
         security = Security(self._settings.tls, self._settings.auth)
         closers.append(security.close)
         is_native = listens_natively(settings, has_tls=security.credentials is not None)
-        security.warn(is_reachable=not (settings.trusted_network or is_loopback(settings.host)))
+        self._socket = socket_path(settings.host)
+        security.warn(
+            is_reachable=not (settings.trusted_network or is_loopback(settings.host)),
+            has_wire=not self._socket,
+        )
         spawner = Spawner(
             logs.child_environment(settings.log_format, settings.log_level)
             | ({} if settings.allow_pickle else _NO_PICKLE)
@@ -251,20 +260,29 @@ class Daemon:
             on_failure=metrics.refuse,
         )
         self._metrics_port = _bound(
-            "metrics", lambda: metrics.start(settings.host, settings.metrics_port)
+            "metrics",
+            lambda: metrics.start(
+                _LOOPBACK if self._socket else settings.host, settings.metrics_port
+            ),
         )
         closers.append(metrics.close)
         self._control = ControlLoop()
         closers.append(self._control.close)
         keep_freed()
         closers.append(Trimmer(lambda: self._repository.queued_bytes).close)
-        self._listen(security, is_native=is_native)
+        with ExitStack() as stack:
+            if self._socket:
+                file = SocketFile(self._socket, int(settings.socket_mode, 8))
+                stack.enter_context(file.claimed())
+                closers.append(file.remove)
+            self._listen(security, is_native=is_native)
         security.start()
 
     def _listen(self, security: Security, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""
         settings, closers, control = self._settings.server, self._closers, self._control
         service = self._service
+        what = "socket" if self._socket else "port"
         typed = TypedDirectory(service, settings.message_bytes_max)
         # Before the transports' own watch, which shows what this one found.
         self._repository.watch(typed.refresh)
@@ -286,7 +304,7 @@ class Daemon:
             name = f"headrace-{os.getpid()}-{secrets.token_hex(8)}"
             self._grpcio.bind(f"unix-abstract:{name}")
             self._native = _bound(
-                "port",
+                what,
                 lambda: NativeTransport(
                     service,
                     _address(settings.host, settings.port),
@@ -300,10 +318,11 @@ class Daemon:
             native = self._native
             closers.append(lambda: native.close(_READ_S_MAX))
             closers.append(lambda: control.run(self._grpcio.end_watches()))
-            self._port = self._native.port
+            port = self._native.port
         else:
             address = _address(settings.host, settings.port)
-            self._port = _bound("port", lambda: self._grpcio.bind(address, security.credentials))
+            port = _bound(what, lambda: self._grpcio.bind(address, security.credentials))
+        self._port = 0 if self._socket else port
         self._repository.watch(lambda: control.post(self._grpcio.show_readiness()))
         closers.append(lambda: self._repository.close(settings.drain_s))
 
@@ -328,6 +347,8 @@ def _bound(what: str, bind: Callable[[], Result]) -> Result:
 
 
 def _address(host: str, port: int) -> str:
+    if socket_path(host):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
