@@ -4,9 +4,9 @@ The standard tells names, datatypes and shapes. What these cannot say stands in 
 and as a whole in `signature`, which other clients ignore: see docs/decisions/0007.
 """
 
-import json
 from typing import Any
 
+from .jsontext import write_json
 from .oip.open_inference_pb2 import InferParameter, ModelMetadataResponse
 from .signature import Signature, TensorSpec
 
@@ -51,4 +51,4 @@ def _tell_default(parameter: InferParameter, default: Any) -> None:
         case str():
             parameter.string_param = default
         case _:
-            parameter.string_param = json.dumps(default)
+            parameter.string_param = write_json(default)

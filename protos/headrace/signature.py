@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .datatypes import DATATYPES, Datatype, needs_exact_check, widens
+from .jsontext import SPELLED, spell
 
 SHOWN_NAMES_MAX = 8
 
@@ -150,7 +151,7 @@ class Signature:
                 {
                     "name": param.name,
                     "kind": param.kind,
-                    "default": param.default,
+                    "default": spell(param.default),
                     "shape": None if param.shape is None else list(param.shape),
                 }
                 for param in self.params
@@ -167,7 +168,7 @@ class Signature:
                 ParamSpec(
                     item["name"],
                     item["kind"],
-                    item["default"],
+                    _default(item["kind"], item["default"]),
                     None if item["shape"] is None else tuple(item["shape"]),
                 )
                 for item in data["params"]
@@ -246,6 +247,15 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
         "optional": spec.optional,
         "schema": spec.schema,
     }
+
+
+def _default(kind: str, value: Any) -> Any:
+    """The default of a parameter, of whose floats JSON spells some out."""
+    if kind not in {"float", "double"}:
+        return value
+    if isinstance(value, list):
+        return [_default(kind, item) for item in value]
+    return SPELLED.get(value, value) if isinstance(value, str) else value
 
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:
