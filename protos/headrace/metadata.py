@@ -4,6 +4,7 @@ The standard tells names, datatypes and shapes. What these cannot say stands in 
 and as a whole in `signature`, which other clients ignore: see docs/decisions/0007.
 """
 
+import json
 from typing import Any
 
 from .jsontext import write_json
