@@ -104,11 +104,15 @@ _ANY: Final[Mapping[str, Any]] = {"type": "any"}
 
 def _within(kind: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
     """The type of an item of *kind*: of a list without *key*, else of an object or a map."""
-    if key is None:
-        return kind["items"] if kind["type"] == "array" else _ANY
-    if kind["type"] == "map":
-        return kind["values"]
-    return kind["properties"].get(key, _ANY) if kind["type"] == "object" else _ANY
+    name = kind["type"]
+    found: Mapping[str, Any] = _ANY
+    if key is None and name == "array":
+        found = kind["items"]
+    elif key is not None and name == "map":
+        found = kind["values"]
+    elif key is not None and name == "object":
+        found = kind["properties"].get(key, _ANY)
+    return found
 
 
 def _check_spelled(value: Any, kind: Mapping[str, Any], plain: Plain | None) -> None:

@@ -99,7 +99,7 @@ def _spelled(value: Any, plain: Plain | None, within: tuple[int, ...]) -> Any:
     if isinstance(value, list | tuple):
         return [_spelled(item, plain, within) for item in value]
     if plain is None:
-        raise TypeError(f"a {type(value).__name__}")
+        raise TypeError(f"a value of type {type(value).__name__}")
     return _spelled(plain(value), plain, within)
 
 
@@ -113,4 +113,4 @@ def _name(key: Any) -> str:
         return {True: "true", False: "false", None: "null"}[key]
     if isinstance(key, int | float):
         return str(spelled(key) if isinstance(key, float) else int(key))
-    raise TypeError(f"an object whose names are a {type(key).__name__}")
+    raise TypeError(f"an object with a name of type {type(key).__name__}")

@@ -5,7 +5,7 @@ Outputs. What is the same for many requests stands once, in a Plan and a BatchKe
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -258,6 +258,7 @@ class Outputs:
         rows: Rows of the batch, padding included.
         heads: Room for the transport to keep encoded response headers, by rows, for this batch.
         trip: When the batch passed its steps; None for answers without one.
+        refused: By row of the batch, why its outputs cannot be carried; None where all can.
     """
 
     model: tuple[str, str]
@@ -265,6 +266,7 @@ class Outputs:
     rows: int
     heads: object = None
     trip: "Trip | None" = None
+    refused: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from headrace.datatypes import DATATYPES, EXACT_INTEGER_MAX
+from headrace.jsontext import spelled
 from headrace.signature import TensorSpec
 
 from .base import NO_PARAMS, Array, LoadError, Params, Tensors
@@ -20,18 +21,21 @@ from .raw import is_null, nested, objects, raw_array, regular, rows_of, scalar
 from .settling import settle
 from .words import json_of
 
-__all__ = ["Conformed", "Form", "OutputMismatch", "conform", "settle"]
+__all__ = ["Conformed", "Form", "OutputsUnlike", "conform", "settle"]
 
 _INSTANT: Final = np.dtype("datetime64[ns]")
 _OBJECT: Final = np.dtype(object)
+# A sentence shows no more of a number.
+_SHOWN_CHARS_MAX: Final = 40
 _TEXTS: Final[Mapping[str, frozenset[type]]] = {
     "string": frozenset({str}),
     "binary": frozenset({bytes}),
 }
+_FAR_INSTANT: Final = "an instant beyond 64 bits of nanoseconds (1677 to 2262)"
 _ANY_TEXT: Final = frozenset({str, bytes})
 
 
-class OutputMismatch(Exception):
+class OutputsUnlike(Exception):
     """The model's answer is not one that could be sent, whatever its rows."""
 
 
@@ -57,7 +61,7 @@ def conform(outputs: Tensors, specs: Mapping[str, TensorSpec]) -> Conformed:
     None is NaN among floats, NaT among instants and null in JSON; no other datatype has a null.
 
     Raises:
-        OutputMismatch: An output is unknown, or one is missing that is not optional; or its rows
+        OutputsUnlike: An output is unknown, or one is missing that is not optional; or its rows
             do not make one array.
     """
     if outputs.keys() != specs.keys():
@@ -94,7 +98,7 @@ class Form:
         """*outputs*, an answer to *params*, of which only the *wanted* ones are here, if any are.
 
         Raises:
-            OutputMismatch: They are not the model's; but for other parameters than its own it may
+            OutputsUnlike: They are not the model's; but for other parameters than its own it may
                 have others.
         """
         specs = self._specs
@@ -118,17 +122,17 @@ def _conform_alone(outputs: Tensors) -> Conformed:
     try:
         specs = settle((), [(0, outputs)])
     except LoadError as error:
-        raise OutputMismatch(str(error)) from error
+        raise OutputsUnlike(str(error)) from error
     return conform(outputs, {spec.name: spec for spec in specs})
 
 
 def _check_names(outputs: Tensors, specs: Mapping[str, TensorSpec]) -> None:
     for name in outputs:
         if name not in specs:
-            raise OutputMismatch(f"unknown output {name!r}: expected {list(specs)}")
+            raise OutputsUnlike(f"unknown output {name!r}: expected {list(specs)}")
     for name, spec in specs.items():
         if name not in outputs and not spec.optional:
-            raise OutputMismatch(f"no output {name!r}: expected {list(specs)}, got {list(outputs)}")
+            raise OutputsUnlike(f"no output {name!r}: expected {list(specs)}, got {list(outputs)}")
 
 
 class _Output:
@@ -190,14 +194,14 @@ class _Output:
         # numpy wraps around without a word.
         lost = (converted.astype(array.dtype) != array) & ~np.isnat(array)
         if lost.any():
-            self._refuse_at(lost, array)
+            self._refuse_at(lost, array, _FAR_INSTANT)
         return converted
 
-    def _refuse_at(self, bad: Array, array: Array) -> None:
+    def _refuse_at(self, bad: Array, array: Array, got: str = "") -> None:
         """Refuse the rows in which elements of *array* are *bad*."""
         array = np.atleast_1d(array)
         for index in np.argwhere(np.atleast_1d(bad)).tolist():
-            self._refuse(index[0], _told(array[tuple(index)]))
+            self._refuse(index[0], got or _told(array[tuple(index)]))
 
     # Python's own values, looked at one by one.
 
@@ -205,7 +209,7 @@ class _Output:
         """Rows that are lists or arrays themselves as one array, whose elements are yet to be read.
 
         Raises:
-            OutputMismatch: Their sizes differ, where any would do.
+            OutputsUnlike: Their sizes differ, where any would do.
         """
         table = regular(rows)
         if table is not None and _fits(table.shape[1:], inner):
@@ -221,7 +225,7 @@ class _Output:
             self._refuse(row, got, f"shape {list(inner)}")
         shapes = {array.shape for array in made if array is not None}
         if len(shapes) > 1:
-            raise OutputMismatch(
+            raise OutputsUnlike(
                 f"output {self._spec.name!r} has rows of several shapes: {sorted(shapes)}"
             )
         shape = shapes.pop() if shapes else tuple(max(size, 0) for size in inner)
@@ -295,7 +299,7 @@ def _is_ascii(text: str | bytes) -> bool:
     return isinstance(text, bytes) or text.isascii()
 
 
-def _lossy(array: Array, target: np.dtype[Any]) -> Any:
+def _lossy(array: Any, target: np.dtype[Any]) -> Any:
     """Which numbers of *array* are none of *target*; None where its own type says that all are."""
     source = array.dtype
     kinds = source.kind + target.kind
@@ -311,7 +315,7 @@ def _lossy(array: Array, target: np.dtype[Any]) -> Any:
         cast = array.astype(target)
         if source.kind == "f" and target.kind in "iu":
             is_whole = np.isfinite(array) & (np.trunc(array) == array)
-            is_whole &= np.abs(array) <= EXACT_INTEGER_MAX
+            is_whole &= np.abs(array.astype(np.float64)) <= EXACT_INTEGER_MAX
             return ~is_whole | (cast.astype(source) != array)
         lost = cast.astype(source) != array
         if target.kind == "f":
@@ -340,7 +344,8 @@ def _number(value: Any, dtype: np.dtype[Any]) -> Any:
     if isinstance(number, float) and dtype.kind == "f":
         with np.errstate(over="ignore"):
             cast = dtype.type(number)
-        if cast == number or np.isnan(number):
+        # Held against it as Python's float: numpy would round that first.
+        if float(cast) == number or np.isnan(number):
             return cast
     elif dtype.kind == "f":
         if abs(number) <= _exact_max(dtype):
@@ -379,8 +384,8 @@ def _instant(value: Any) -> Any:
         return np.datetime64("NaT", "ns")
     if hasattr(value, "to_datetime64"):  # A pandas Timestamp: a datetime with nanoseconds.
         moment = value.to_datetime64()
-    elif isinstance(value, dt.datetime) and value.tzinfo is not None:
-        moment = np.datetime64(value.replace(tzinfo=None) - value.utcoffset())
+    elif isinstance(value, dt.datetime) and (ahead := value.utcoffset()) is not None:
+        moment = np.datetime64(value.replace(tzinfo=None) - ahead)
     elif isinstance(value, dt.date):
         moment = np.datetime64(value)
     elif isinstance(value, np.datetime64):
@@ -389,7 +394,7 @@ def _instant(value: Any) -> Any:
         raise _Unfit(_told(value))
     found = moment.astype(_INSTANT)
     if found.astype(moment.dtype) != moment and not np.isnat(moment):
-        raise _Unfit("an instant beyond 64 bits of nanoseconds (1677 to 2262)")
+        raise _Unfit(_FAR_INSTANT)
     return found
 
 
@@ -397,8 +402,10 @@ def _told(value: Any) -> str:
     """What *value* is, in a sentence to the one whose row it is; numbers are shown."""
     if is_null(value):
         return "null"
-    if isinstance(value, bool | np.bool_ | int | float | np.number):
-        return f"{value}"[:40]
+    if isinstance(value, float | np.floating):
+        return f"{spelled(float(value))}"
+    if isinstance(value, bool | np.bool_ | int | np.number):
+        return f"{value}"[:_SHOWN_CHARS_MAX]
     if isinstance(value, str):
         return "text"
     if isinstance(value, bytes | bytearray | memoryview):
@@ -409,4 +416,4 @@ def _told(value: Any) -> str:
         return "an array"
     if isinstance(value, dt.date | np.datetime64):
         return "an instant"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

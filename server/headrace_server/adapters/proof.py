@@ -16,7 +16,7 @@ from headrace.signature import Signature, TensorSpec
 
 from .base import Tensors, cause
 from .comparing import Tolerance
-from .conforming import OutputMismatch, conform, settle
+from .conforming import OutputsUnlike, conform, settle
 from .memory import is_out_of_memory
 from .variety import edge_rows, together, varied_rows
 
@@ -101,6 +101,7 @@ class Prover:
         self._tolerance = Tolerance(precision)
         self._extra_until = 0.0
         self._row_s = 0.0
+        self._tried = 0
 
     def prove(self, example: Tensors | None, inner: int) -> Finding:
         """Whether the model batches, by rows of *example* or made up with inner axes of *inner*."""
@@ -121,7 +122,7 @@ class Prover:
             self.is_frozen_at_one = isinstance(refuted, _Frozen)
             return Finding(Verdict.WHOLE, str(refuted))
         if constant:
-            why = f"output {constant!r} was the same for all {len(rows)} rows that were tried"
+            why = f"output {constant!r} was the same for all {self._tried} rows that were tried"
             return Finding(Verdict.UNPROVEN, why)
         return Finding(Verdict.BATCHED, f"{len(rows)} rows answered alike alone and together")
 
@@ -152,6 +153,7 @@ class Prover:
             typed = [self._typed(answer) for _, answer in self.answers]
             self._tolerance.learn(typed[-1])
             rows = list(map(_Row, taken, typed))
+        self._tried = len(rows)
         self._row_s = (time.monotonic() - began) / max(len(rows), 1)
         if rows:
             self._check_repeats(rows[0])
@@ -289,7 +291,7 @@ class Prover:
     def _typed(self, answer: Tensors) -> Tensors:
         try:
             return conform(answer, self._specs).tensors
-        except OutputMismatch as error:
+        except OutputsUnlike as error:
             raise _Refuted(str(error)) from error
 
     def _has_time(self, seconds: float = 0.0) -> bool:

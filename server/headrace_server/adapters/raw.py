@@ -60,7 +60,7 @@ def rows_of(array: Array) -> list[Any]:
 
 def scalar(value: Any) -> Any:
     """What an array or tensor without axes holds; any other value as it is."""
-    if hasattr(value, "__array__") and getattr(value, "ndim", 1) == 0:
+    if hasattr(value, "__array__") and hasattr(value, "ndim") and not value.ndim:
         return raw_array(value)[()]
     return value
 
@@ -69,7 +69,7 @@ def nested(item: Any) -> Array | None:
     """A row's list or array as an array of objects; None where it is neither."""
     if isinstance(item, list | tuple):
         return np.asarray(item, object)
-    if hasattr(item, "__array__") and getattr(item, "ndim", 0):
+    if hasattr(item, "__array__") and getattr(item, "ndim", False):
         return raw_array(item).astype(object)
     return None
 
@@ -120,7 +120,7 @@ def holds_arrays(value: Any) -> bool:
     return any(
         holds_arrays(item)
         if isinstance(item, Mapping | list | tuple)
-        else getattr(item, "ndim", 0) > 0
+        else bool(getattr(item, "ndim", False))
         for item in items
     )
 

@@ -40,7 +40,7 @@ class _Seen:
         is_whole: Whether all floats were whole numbers, as integers are that pandas made floats of.
         has_null: Whether a value was missing.
         has_nan: Whether one was NaN, which is a null among values that are no floats.
-        has_lists: Whether rows were Python's own lists of text.
+        sizes: Of rows that were lists or arrays of their own, the shapes.
         shapes: The rows of each answer, and the shape of the output in it.
     """
 
@@ -50,7 +50,7 @@ class _Seen:
     is_whole: bool = True
     has_null: bool = False
     has_nan: bool = False
-    has_lists: bool = False
+    sizes: set[tuple[int, ...]] = field(default_factory=set)
     shapes: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     @property
@@ -113,6 +113,7 @@ class _Seen:
         table = regular(given)
         if table is not None and table.ndim > 1:
             self._look_at_all(table)
+            self.sizes.add(table.shape[1:])
             return (*shape, *table.shape[1:])
         seen = _Seen()
         inner = {None if array is None else array.shape for array in arrays}
@@ -124,9 +125,10 @@ class _Seen:
         if seen.is_untold or seen.kinds - {_TEXT} or (seen.kinds and is_number):
             self.kinds.add(_JSON)
             return shape
-        self.has_lists |= bool(seen.kinds)
         self._take_in(seen)
-        return (*shape, *(inner.pop() or ()))
+        size = inner.pop() or ()
+        self.sizes.add(size)
+        return (*shape, *size)
 
     def _look_at(self, value: Any) -> None:
         """One value of Python's own, or of numpy's."""
@@ -270,13 +272,15 @@ def _deduced(seen: _Seen) -> tuple[str, str]:
     is_number = bool(seen.dtypes) or seen.integers is not None
     if seen.is_untold and seen.has_nan:
         return "tensor", "FP64"
+    if len(seen.sizes) > 1:
+        return "json", BYTES.name
     if is_number and not seen.kinds:
         dtype = _number_type(seen)
         if dtype is not None:
             return "tensor", datatype_of(dtype).name
     elif not is_number and seen.kinds == {_INSTANT}:
         return "datetime", "INT64"
-    elif not (is_number or seen.lacks_values or seen.has_lists):
+    elif not (is_number or seen.lacks_values or seen.sizes):
         # Any text, unless it is bytes alone.
         if seen.kinds == {_BYTES}:
             return "binary", BYTES.name

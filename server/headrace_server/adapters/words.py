@@ -53,20 +53,21 @@ def plain(value: Any) -> Any:
         value = value.detach().cpu()
     if hasattr(value, "__array__"):
         return _listed(raw_array(value))
-    raise TypeError(f"a {type(value).__name__}")
+    raise TypeError(f"a value of type {type(value).__name__}")
 
 
 def _item(value: Any) -> Any:
     found = value.item() if value.dtype.kind in "biufSU" else value
     if isinstance(found, np.generic):  # Python has no number as long either.
-        raise TypeError(f"a {value.dtype.name}")
+        raise TypeError(f"a value of type {value.dtype.name}")
     return found
 
 
 def _listed(array: Any) -> Any:
     if array.dtype.kind == "M":
-        texts = np.datetime_as_string(array).astype(object)
-        return np.where(np.isnat(array), None, texts).tolist()
+        texts = np.asarray(np.datetime_as_string(array), object)
+        texts[np.isnat(array)] = None
+        return texts.tolist()
     if array.dtype.kind not in "biufSUO" or array.dtype.type is np.longdouble:
         raise TypeError(f"an array of {array.dtype.name}")
     return array.tolist()

@@ -22,7 +22,8 @@ import numpy as np
 from headrace.signature import Signature
 
 from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
-from ..adapters.base import Adapter, Tensors
+from ..adapters.base import Adapter, Tensors, default_params
+from ..adapters.conforming import Form
 from ..adapters.probe import Said, probe
 from ..adapters.proof import Finding, Verdict
 from ..adapters.warmup import Allowed, predict_padded, warm_up
@@ -48,6 +49,7 @@ class InstanceThread:
         self._memory = memory
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
+        self._form = Form(())
         self._evidence: Evidence | None = None
         # What the adapter held, to see whether it went with it.
         self._held: list[weakref.ref[Any]] = []
@@ -96,6 +98,7 @@ class InstanceThread:
                 number=instance,
                 name=self._spec["name"],
                 signature=self._signature,
+                form=self._form,
                 evidence=self._evidence,
             ).run(self._inbox)
         except BaseException as error:  # noqa: BLE001 - no one would ever answer its batches.
@@ -150,11 +153,17 @@ class InstanceThread:
             # Also where the model does not load: others of this process must not be held to it.
             bound_growth(device.name, 0)
         self._signature = found.signature
+        outputs = found.outputs if found.signature is None else found.signature.outputs
+        self._form = form = Form(outputs, default_params(found.signature))
         if verdict is not Verdict.WHOLE and said.batched is None:
             predict: Predict = adapter.predict
             if allowed.rows:
                 predict = partial(predict_padded, adapter, sizes=allowed.rows)
-            self._evidence = Evidence(predict, verdict, precision=said.precision)
+            self._evidence = Evidence(
+                lambda tensors, params: form.conform(predict(tensors, params), params).tensors,
+                verdict,
+                precision=said.precision,
+            )
         # What lives now lives long: the collector, which stops all instances, need not walk it
         # again and again, above all not while the next model is loaded.
         gc.collect()

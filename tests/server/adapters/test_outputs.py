@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from headrace.datatypes import datatype_of
 from headrace.signature import Signature, TensorSpec
+from headrace_server.adapters.conforming import conform, settle
 from headrace_server.adapters.outputs import named_outputs
 
 
@@ -23,10 +24,13 @@ def declared(*outputs: TensorSpec) -> Signature:
 
 
 def told(result: Any, signature: Signature | None = None) -> dict[str, tuple[str, Any]]:
-    """Datatype and values of each output."""
+    """Datatype and values of each output, typed by what is declared and by this answer alone."""
+    outputs = named_outputs(result, signature)
+    settled = settle(signature.outputs if signature is not None else (), [(0, outputs)])
+    tensors, refused = conform(outputs, {spec.name: spec for spec in settled})
+    assert not refused
     return {
-        name: (datatype_of(array.dtype).name, array.tolist())
-        for name, array in named_outputs(result, signature).items()
+        spec.name: (spec.datatype, tensors[spec.name].tolist()) for spec in settled
     }
 
 

@@ -18,6 +18,7 @@ from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Adapter, Artifact
 from headrace_server.adapters.base import NO_PARAMS, Params, Tensors
+from headrace_server.adapters.conforming import Form
 from headrace_server.batchframes import DoneFrame, RunFrame, TensorRef
 from headrace_server.childlog import VARIABLE
 from headrace_server.devices.pipeline import Batch, Pipeline
@@ -120,7 +121,7 @@ class Daemon:
         x = np.full((ROWS, WIDTH), batch + 1, np.float32)
         return -x if batch in self.refused else x
 
-    def get(self, block: bool = True) -> tuple[RunFrame, int] | None:
+    def get(self, block: bool = True, timeout: float | None = None) -> tuple[RunFrame, int] | None:
         """The next batch; now and then later than it could be, if others are at work."""
         ended = len(self.answers) + len(self.failed)
         if self._next == self.batches:
@@ -173,9 +174,10 @@ def serve(
         adapter(device, accelerator),
         cast("FrameSocket", daemon),
         memoryview(cast("Any", daemon.memory)),
+        number=1,
         name="doubler",
         signature=SIGNATURE,
-        is_batchable=True,
+        form=Form(()),
     ).run(daemon)
 
 
