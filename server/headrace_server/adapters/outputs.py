@@ -75,12 +75,17 @@ def _are_outputs(row: Any, specs: Mapping[str, TensorSpec]) -> bool:
 
 
 def _of_rows(rows: Sequence[Any], specs: Mapping[str, TensorSpec]) -> Tensors | None:
-    """The columns of *rows* that hold a value for each declared output; None where one does not."""
+    """The outputs of a list whose rows hold a value for each of them; None where one does not.
+
+    Where several tensors are declared, it may also be as many arrays.
+    """
     if not rows:
         return None
     if all(_are_outputs(row, specs) for row in rows):
         return {name: objects([row.get(name) for row in rows]) for name in specs}
     are_columns = len(specs) > 1 and all(spec.is_column for spec in specs.values())
+    if len(rows) == len(specs) > 1 and not are_columns and all(map(_is_array, rows)):
+        return dict(zip(specs, map(raw_array, rows), strict=True))
     if are_columns and all(
         isinstance(row, list | tuple) and len(row) == len(specs) for row in rows
     ):
@@ -125,7 +130,11 @@ def _is_single(value: Any) -> bool:
 
 def _is_column(value: Any) -> bool:
     """Whether *value* has a value for each row."""
-    return isinstance(value, list) or (hasattr(value, "__array__") and value.ndim > 0)
+    return isinstance(value, list) or _is_array(value)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and value.ndim > 0
 
 
 def _is_output(value: Any) -> bool:

@@ -6,6 +6,7 @@ Python's own values, one per row, which are typed once all that is declared is k
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -68,7 +69,10 @@ def scalar(value: Any) -> Any:
 def nested(item: Any) -> Array | None:
     """A row's list or array as an array of objects; None where it is neither."""
     if isinstance(item, list | tuple):
-        return np.asarray(item, object)
+        try:
+            return np.asarray(item, object)
+        except ValueError:  # Arrays of several shapes.
+            return objects(item)
     if hasattr(item, "__array__") and getattr(item, "ndim", False):
         return raw_array(item).astype(object)
     return None
@@ -76,6 +80,11 @@ def nested(item: Any) -> Array | None:
 
 def regular(values: Any) -> Array | None:
     """Nested lists of numbers as an array of numbers; None where it would not be exactly them."""
+    lists = (value for value in values if isinstance(value, list | tuple))
+    kinds = set(map(type, chain(values, *lists)))
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        # Of which numpy would show what is hidden.
+        return None
     try:
         table = np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # Of several lengths; tensors elsewhere.
