@@ -171,11 +171,10 @@ class _Output:
         for row, item in enumerate(rows_of(array)):
             try:
                 texts.append(json_of(item))
-            except (TypeError, ValueError) as error:
-                self._refuse(row, str(error), "JSON")
-                texts.append("null")
-            except RecursionError:
-                self._refuse(row, "a value that is nested too deeply", "JSON")
+            except Exception as error:  # noqa: BLE001 - a model's own values may raise anything.
+                is_deep = isinstance(error, RecursionError)
+                got = "a value that is nested too deeply" if is_deep else str(error)
+                self._refuse(row, got or type(error).__name__, "JSON")
                 texts.append("null")
         return objects(texts).reshape(array.shape[:1])
 

@@ -28,6 +28,10 @@ Form = Callable[[Tensors], Any]
 Call = Callable[[Any, Params | None], Any]
 
 
+class OneRowAtATime(Exception):
+    """More rows than the one that the model answers."""
+
+
 class PyfuncAdapter(Adapter):
     """What `mlflow.pyfunc.load_model` returned. Where it computes is the model's own affair."""
 
@@ -40,6 +44,7 @@ class PyfuncAdapter(Adapter):
             self._model = _load(artifact)
         signature = artifact.signature
         self._form = _form(self._model, signature)
+        self._is_of_one_row = _is_of_one_row(self._model)
         self._call = _call(self._model, artifact)
         # MLflow hands over None, not nothing, where the signature has no parameters.
         self._has_params = signature is not None and bool(signature.params)
@@ -47,7 +52,15 @@ class PyfuncAdapter(Adapter):
         self._moments = [name for name, kind in kinds.items() if kind == "datetime"]
 
     def stage(self, tensors: Tensors) -> Any:
-        """The DataFrame, array, dict of arrays or list that the model takes."""
+        """The DataFrame, array, dict of arrays or list that the model takes.
+
+        Raises:
+            OneRowAtATime: There are several, of which MLflow would drop all but the first.
+        """
+        if self._is_of_one_row:
+            rows = max((len(array) for array in tensors.values() if array.ndim), default=1)
+            if rows > 1:
+                raise OneRowAtATime(f"the model takes one row at a time, got {rows}")
         return self._form(tensors)
 
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
@@ -61,6 +74,9 @@ class PyfuncAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Name the outputs."""
+        if self._is_of_one_row:
+            # What it answers is that row, whatever lists there are in it.
+            launched = [launched]
         return named_outputs(launched, self.signature)
 
     def close(self) -> None:
@@ -80,6 +96,19 @@ def _load(artifact: Artifact) -> Any:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         return mlflow.pyfunc.load_model(str(artifact.path), suppress_warnings=True)
+
+
+def _is_of_one_row(model: Any) -> bool:
+    """Whether it is one of MLflow's agents, each of which answers the first row alone."""
+    import mlflow.pyfunc
+
+    kinds = [
+        kind
+        for name in ("ChatModel", "ChatAgent", "ResponsesAgent")
+        if (kind := getattr(mlflow.pyfunc, name, None)) is not None
+    ]
+    get_raw = getattr(model._model_impl, "get_raw_model", None)  # noqa: SLF001
+    return get_raw is not None and isinstance(get_raw(), tuple(kinds))
 
 
 # The argument.

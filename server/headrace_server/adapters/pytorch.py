@@ -118,7 +118,8 @@ class PytorchAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""
-        return name_outputs(mapped(self._host, launched), self.signature)
+        found = mapped(self._host, launched)
+        return name_outputs(tuple(found) if isinstance(found, list) else found, self.signature)
 
     def close(self) -> None:
         """Let go of the module."""

@@ -6,7 +6,7 @@ float64), and where nothing is declared.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import numpy as np
 from headrace.datatypes import BYTES, DATATYPES, datatype_of
 from headrace.signature import TensorSpec
 
-from .base import Array, LoadError, Tensors
+from .base import Array, LoadError
 from .raw import is_null, nested, raw_array, regular, rows_of, scalar
 from .words import json_of
 
@@ -170,7 +170,7 @@ class _Seen:
 
 def settle(
     declared: Sequence[TensorSpec],
-    answers: Sequence[tuple[int, Tensors]],
+    answers: Sequence[tuple[int, Mapping[str, Array]]],
     *,
     is_inner_free: bool = False,
 ) -> tuple[TensorSpec, ...]:

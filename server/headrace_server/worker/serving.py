@@ -213,10 +213,11 @@ class Serving:
         """The outputs asked for, in their datatypes; which rows are refused, and why."""
         run = launched.run
         typed = self._form.conform(self._checked(outputs, run), launched.params, run.outputs)
-        if typed.refused and not run.rows:
-            # A whole request, of whose answer a row need not be one of its rows.
-            return Conformed(typed.tensors, {0: next(iter(typed.refused.values()))})
-        return typed
+        if not typed.refused:
+            return typed
+        refused = {row: _bounded(why) for row, why in typed.refused.items()}
+        # Of the answer to a whole request a row need not be one of the request's.
+        return Conformed(typed.tensors, refused if run.rows else {0: next(iter(refused.values()))})
 
     def _checked(self, outputs: Tensors, run: RunFrame) -> Tensors:
         """The outputs asked for, each with a row per row of a batch of several requests."""
@@ -259,8 +260,11 @@ def _params(run: RunFrame) -> Params:
 
 def outward(error: BaseException) -> str:
     """The first line of an exception's message, bounded, without paths of this host."""
-    first = _text_of(error).strip().partition("\n")[0]
-    return without_paths(first)[:MESSAGE_CHARS_MAX]
+    return _bounded(_text_of(error).strip().partition("\n")[0])
+
+
+def _bounded(text: str) -> str:
+    return without_paths(text)[:MESSAGE_CHARS_MAX]
 
 
 def _text_of(error: BaseException) -> str:

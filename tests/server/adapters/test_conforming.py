@@ -226,7 +226,7 @@ def test_an_array_that_is_what_it_must_be_stays_itself() -> None:
         (JSON, np.array([[1.5, math.inf]]), ['[1.5, "Infinity"]']),
         (JSON, [np.float32(0.1)], ["0.10000000149011612"]),
         (PAIRS, [[1, 2], (None, 0.5), np.array([1, 2])], [[1.0, 2.0], [NAN, 0.5], [1.0, 2.0]]),
-        (PAIRS, [np.ma.array([1.5, 2.5], mask=[0, 1])], [[1.5, NAN]]),
+        (PAIRS, [np.ma.array([1.5, 2.5], mask=[False, True])], [[1.5, NAN]]),
         (TEXTS, [["a", "b"]], [["a", "b"]]),
     ],
 )
