@@ -20,6 +20,7 @@ from headrace.signature import Signature
 from ..devices import Device
 from .base import NO_PARAMS, Adapter, Array, Artifact, LoadError, Params, Tensors, loading
 from .outputs import named_outputs
+from .raw import objects
 from .tables import frame_of, python_column
 
 # Turns tensors into the one argument that the model takes.
@@ -45,6 +46,8 @@ class PyfuncAdapter(Adapter):
         signature = artifact.signature
         self._form = _form(self._model, signature)
         self._is_of_one_row = _is_of_one_row(self._model)
+        outputs = () if signature is None else signature.outputs
+        self._whole = outputs[0].name if len(outputs) == 1 else "output-0"
         self._call = _call(self._model, artifact)
         # MLflow hands over None, not nothing, where the signature has no parameters.
         self._has_params = signature is not None and bool(signature.params)
@@ -73,10 +76,13 @@ class PyfuncAdapter(Adapter):
         return self._call(staged, given)
 
     def finish(self, launched: Any) -> Tensors:
-        """Name the outputs."""
+        """Name the outputs.
+
+        The answer of an agent is one value, whatever is declared: what is None is not in it, though
+        its schema has it.
+        """
         if self._is_of_one_row:
-            # What it answers is that row, whatever lists there are in it.
-            launched = [launched]
+            return {self._whole: objects([launched])}
         return named_outputs(launched, self.signature)
 
     def close(self) -> None:
