@@ -145,8 +145,8 @@ class Signature:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
         return {
-            "inputs": [_spec_json(spec) for spec in self.inputs],
-            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "inputs": [spec_json(spec) for spec in self.inputs],
+            "outputs": [spec_json(spec) for spec in self.outputs],
             "params": [
                 {
                     "name": param.name,
@@ -162,8 +162,8 @@ class Signature:
     def from_json(cls, data: Mapping[str, Any]) -> "Signature":
         """Read what `to_json` wrote."""
         return cls(
-            inputs=tuple(_spec(item) for item in data["inputs"]),
-            outputs=tuple(_spec(item) for item in data["outputs"]),
+            inputs=tuple(spec_of(item) for item in data["inputs"]),
+            outputs=tuple(spec_of(item) for item in data["outputs"]),
             params=tuple(
                 ParamSpec(
                     item["name"],
@@ -238,7 +238,8 @@ def _names(specs: Sequence[TensorSpec] | Sequence[Given]) -> str:
     return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
 
 
-def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+def spec_json(spec: TensorSpec) -> dict[str, Any]:
+    """A JSON-ready dict that `spec_of` reads back."""
     return {
         "name": spec.name,
         "datatype": spec.datatype,
@@ -258,7 +259,8 @@ def _default(kind: str, value: Any) -> Any:
     return SPELLED.get(value, value) if isinstance(value, str) else value
 
 
-def _spec(item: Mapping[str, Any]) -> TensorSpec:
+def spec_of(item: Mapping[str, Any]) -> TensorSpec:
+    """Read what `spec_json` wrote."""
     return TensorSpec(
         item["name"],
         item["datatype"],

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.signature import Signature
+from headrace.signature import Signature, spec_json, spec_of
 
 from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import Adapter, Tensors, default_params
@@ -152,9 +152,13 @@ class InstanceThread:
         finally:
             # Also where the model does not load: others of this process must not be held to it.
             bound_growth(device.name, 0)
-        self._signature = found.signature
         outputs = found.outputs if found.signature is None else found.signature.outputs
-        self._form = form = Form(outputs, default_params(found.signature))
+        if spec["outputs"] is not None:
+            # As another instance of the model was seen to answer, or this one in another process.
+            outputs = tuple(map(spec_of, spec["outputs"]))
+        signature = found.signature
+        self._signature = None if signature is None else replace(signature, outputs=outputs)
+        self._form = form = Form(outputs, default_params(signature))
         if verdict is not Verdict.WHOLE and said.batched is None:
             predict: Predict = adapter.predict
             if allowed.rows:
@@ -172,7 +176,8 @@ class InstanceThread:
             Kind.LOADED,
             {
                 "instance": spec["instance"],
-                "signature": None if found.signature is None else found.signature.to_json(),
+                "signature": None if self._signature is None else self._signature.to_json(),
+                "outputs": list(map(spec_json, outputs)),
                 "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,
