@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.cells import CellError, write_cell
+from headrace.jsontext import NoNumber, read_json
 from headrace.nulls import has_own_null
 from headrace.signature import TensorSpec
 
@@ -84,6 +86,9 @@ def instants(name: str, values: Any) -> Array:
 def json_cells(spec: TensorSpec, values: Any) -> Array:
     """One JSON text per row.
 
+    A row without a value (None, NaN, NaT) is null. Within a value NaN and infinities are texts,
+    where the column's schema says that a float or double is there; elsewhere JSON has none.
+
     Args:
         spec: The column.
         values: A list or array of one value per row, or the value of a single row. Text that is
@@ -93,7 +98,7 @@ def json_cells(spec: TensorSpec, values: Any) -> Array:
         InputMismatch: A value cannot be written as JSON.
     """
     cells = _cells(spec, values)
-    texts = [_json(spec.name, row, cell) for row, cell in enumerate(cells)]
+    texts = [_json(spec, row, cell) for row, cell in enumerate(cells)]
     return np.fromiter(texts, object, len(texts))
 
 
@@ -114,24 +119,31 @@ def _may_be_array(item: Any) -> bool:
     return item is None or isinstance(item, list | tuple | np.ndarray)
 
 
-def _json(name: str, row: int, cell: Any) -> str:
+def _json(spec: TensorSpec, row: int, cell: Any) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode(errors="surrogateescape")
-    if isinstance(cell, str) and _is_container(cell):
-        return cell
     try:
-        return json.dumps(cell, default=_plain)
+        if isinstance(cell, str) and _is_container(cell):
+            return cell
+        return write_cell(None if is_null(cell) else cell, spec.schema, _plain)
+    except (CellError, NoNumber) as error:
+        raise InputMismatch(
+            input=spec.name, expected="values that JSON has", got=f"{error} (row {row})"
+        ) from None
     except (TypeError, ValueError, RecursionError):
         raise InputMismatch(
-            input=name, expected="values that JSON has", got=f"others in row {row}"
+            input=spec.name, expected="values that JSON has", got=f"others in row {row}"
         ) from None
 
 
 def _is_container(text: str) -> bool:
+    """Whether *text* is JSON of a list or an object; raises NoNumber where NaN alone spoils it."""
     if text.lstrip()[:1] not in ("[", "{"):
         return False
     try:
-        return isinstance(json.loads(text), list | dict)
+        return isinstance(read_json(text), list | dict)
+    except NoNumber:
+        raise
     except (ValueError, RecursionError):
         return False
 

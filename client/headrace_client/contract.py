@@ -5,7 +5,6 @@ of the tensor protocol, as those of every other client, without asking the serve
 bytes in, bytes out.
 """
 
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.cells import revive
 from headrace.datatypes import DATATYPES, EXACT_INTEGER_MAX
+from headrace.jsontext import read_json
 from headrace.signature import TensorSpec
 from headrace.typed import SIGNATURE_PARAMETER
 
@@ -274,9 +275,10 @@ def _typed(spec: TensorSpec, array: Array) -> Array:
 
 
 def _json(spec: TensorSpec, array: Array) -> list[Any]:
+    """What the texts hold, with floats where the schema has them and JSON spells them out."""
     try:
-        return [json.loads(text) for text in array.ravel().tolist()]
-    except (TypeError, ValueError):
+        return [revive(read_json(text), spec.schema) for text in array.ravel().tolist()]
+    except (TypeError, ValueError, RecursionError):
         raise InvalidResponse(f"output {spec.name!r}: expected JSON in BYTES") from None
 
 

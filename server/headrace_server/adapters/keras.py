@@ -33,6 +33,7 @@ from .base import (
     name_outputs,
     stack_columns,
 )
+from .raw import mapped
 from .savedmodel import Scope, configure_tensorflow, host_array
 
 BACKENDS = ("torch", "tensorflow", "jax")
@@ -92,16 +93,14 @@ class KerasAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every output to the host, and name it."""
-        if isinstance(launched, Mapping):
-            return {str(name): self._host(value) for name, value in launched.items()}
-        if isinstance(launched, tuple | list):
-            values = tuple(map(self._host, launched))
-            named = name_outputs(values, self._signature)
-            is_declared = self._signature is not None and len(self._signature.outputs) == len(named)
-            if is_declared or len(self._output_names) != len(named):
-                return named
-            return dict(zip(self._output_names, values, strict=True))
-        return name_outputs(self._host(launched), self._signature)
+        found = mapped(self._host, launched)
+        if isinstance(found, tuple | list):
+            declared = () if self._signature is None else self._signature.outputs
+            own = self._output_names
+            if len(declared) != len(found) == len(own):
+                return name_outputs(dict(zip(own, found, strict=True)), None)
+            found = tuple(found)
+        return name_outputs(found, self._signature)
 
     def close(self) -> None:
         """Let go of the model."""
@@ -120,7 +119,7 @@ class KerasAdapter(Adapter):
     def _host(self, value: Any) -> Any:
         if self._backend == "torch" and hasattr(value, "detach"):
             return self.device.finish(value)
-        return host_array(value)
+        return value if value is None else host_array(value)
 
 
 # Loading.

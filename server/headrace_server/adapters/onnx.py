@@ -25,6 +25,7 @@ from .base import (
     loading,
     stack_columns,
 )
+from .raw import named
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -117,7 +118,9 @@ class OnnxAdapter(Adapter):
         """Name the outputs."""
         if self._is_bound:
             launched = [self.device.finish(one) for one in launched]
-        return {name: _array(value) for name, value in zip(self._names, launched, strict=True)}
+        # Classifiers made by skl2onnx return a dict of labels and probabilities per row: these are
+        # its values as they are, as in MLflow's answer.
+        return named(list(zip(self._names, launched, strict=True)))
 
     def _run_bound(self, staged: dict[str, Any]) -> list[Any]:
         """Run the graph from and to torch tensors on the device; nothing is waited for."""
@@ -271,13 +274,6 @@ def _fed(array: Array, target: TensorSpec) -> Array:
     if array.ndim == 2 and len(target.shape) == 1 and array.shape[1] == 1:
         return array[:, 0]
     return array
-
-
-def _array(value: Any) -> Array:
-    """One output. Classifiers made by skl2onnx return a dict of probabilities per row."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return np.array([list(row.values()) for row in value], np.float32)
-    return np.asarray(value)
 
 
 ADAPTER = OnnxAdapter

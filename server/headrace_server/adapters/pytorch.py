@@ -31,6 +31,7 @@ from .base import (
     name_outputs,
     stack_columns,
 )
+from .raw import mapped
 from .torchcall import TorchCall
 
 # MLflow's own pickle module differs from the standard one in writing only.
@@ -113,19 +114,12 @@ class PytorchAdapter(Adapter):
         def fetched(value: Any) -> Any:
             return self.device.fetch(value) if isinstance(value, torch.Tensor) else value
 
-        if isinstance(launched, dict):
-            return {name: fetched(value) for name, value in launched.items()}
-        if isinstance(launched, tuple | list):
-            return tuple(map(fetched, launched))
-        return fetched(launched)
+        return mapped(fetched, launched)
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""
-        if isinstance(launched, dict):
-            return name_outputs({k: self._host(v) for k, v in launched.items()}, None)
-        if isinstance(launched, tuple | list):
-            return name_outputs(tuple(map(self._host, launched)), self.signature)
-        return name_outputs(self._host(launched), self.signature)
+        found = mapped(self._host, launched)
+        return name_outputs(tuple(found) if isinstance(found, list) else found, self.signature)
 
     def close(self) -> None:
         """Let go of the module."""

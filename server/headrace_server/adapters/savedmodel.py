@@ -28,6 +28,7 @@ from .base import (
     loading,
     name_outputs,
 )
+from .raw import mapped
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -81,18 +82,21 @@ class SavedModelAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every output to the host, and name it."""
-        if isinstance(launched, Mapping):
+        found = mapped(self._host, launched)
+        if isinstance(found, dict):
             # TensorFlow keeps no order of its own.
-            return {name: self._host(launched[name]) for name in sorted(launched)}
-        if isinstance(launched, tuple | list):
-            return name_outputs(tuple(map(self._host, launched)), self._signature)
-        return name_outputs(self._host(launched), self._signature)
+            found = {name: found[name] for name in sorted(found)}
+        if isinstance(found, list):
+            found = tuple(found)
+        return name_outputs(found, self._signature)
 
     def close(self) -> None:
         """Let go of the model."""
         del self._function, self._module
 
-    def _host(self, value: Any) -> Array:
+    def _host(self, value: Any) -> Array | None:
+        if value is None:
+            return None
         array = host_array(value)
         is_flat = self._is_flattened and array.ndim > 1 and array.shape[1:] == (1,)
         return array[:, 0] if is_flat else array

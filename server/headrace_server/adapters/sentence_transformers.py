@@ -7,8 +7,6 @@ its input is a dict. Nothing is fetched from the Hugging Face Hub, as with trans
 
 from typing import Any
 
-import numpy as np
-
 from headrace.datatypes import BYTES
 from headrace.signature import Signature
 
@@ -24,6 +22,7 @@ from .base import (
     loading,
     name_outputs,
 )
+from .raw import mapped, raw_array
 from .transformers import ONE_TEXT, prepare_hub
 
 # Where MLflow keeps the model, which its MLmodel file does not tell.
@@ -77,16 +76,19 @@ class SentenceTransformersAdapter(Adapter):
         )
 
     def finish(self, launched: Any) -> Tensors:
-        """Name the vectors, [rows, features]."""
-        is_tensor = hasattr(launched, "detach")
-        array = self.device.finish(launched) if is_tensor else np.asarray(launched)
-        return name_outputs(array, self._signature)
+        """Name the vectors, [rows, features]; a list has a row per text, whatever that is."""
+        found = mapped(lambda one: self.device.finish(one) if _is_tensor(one) else one, launched)
+        return name_outputs(raw_array(found), self._signature)
 
     def close(self) -> None:
         """Let go of the model."""
         # Its card refers back to it: the weights would wait for the collector.
         self._model.model_card_data = None
         del self._encode, self._model
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach")
 
 
 ADAPTER = SentenceTransformersAdapter

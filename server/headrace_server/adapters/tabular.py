@@ -30,6 +30,7 @@ from .base import (
     name_outputs,
     stack_columns,
 )
+from .raw import named
 from .samples import example_rows, synthetic_rows
 from .tables import frame_of, with_nulls
 
@@ -115,15 +116,13 @@ class TabularAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Name the outputs: a DataFrame's columns and a Series keep their names."""
-        if hasattr(launched, "toarray"):  # A sparse matrix, as encoders and vectorizers return.
-            launched = launched.toarray()
         if _is_frame(launched):
-            return {str(name): column.to_numpy() for name, column in launched.items()}
-        named = name_outputs(launched, self._signature)
+            return named([(str(name), column) for name, column in launched.items()])
+        outputs = name_outputs(launched, self._signature)
         is_declared = self._signature is not None and self._signature.outputs
         if not is_declared and isinstance(name := getattr(launched, "name", None), str):
-            return dict(zip((name,), named.values(), strict=True))
-        return named
+            return dict(zip((name,), outputs.values(), strict=True))
+        return outputs
 
     def close(self) -> None:
         """Let go of the model."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..childlog import log
 from ..devices import Device
 from .base import cause
+from .raw import mapped
 
 # Modes of torch.compile that keep outputs in memory of a graph, where the next run overwrites them.
 _GRAPHED_MODES = frozenset({"reduce-overhead", "max-autotune"})
@@ -96,7 +97,7 @@ class TorchCall:
         with self._autocast:
             result = self._first(args, kwargs) if self._is_unproven else self._call(*args, **kwargs)
         if self._half is not None or self._is_overwriting:
-            return _mapped(self._own, result)
+            return _each_tensor(self._own, result)
         return result
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,20 +173,14 @@ class _Graph:
         for kept, given in zip(self._inputs, args, strict=True):
             kept.copy_(given, non_blocking=True)
         self._graph.replay()
-        return _mapped(lambda tensor: tensor.clone(), self._outputs)
+        return _each_tensor(lambda tensor: tensor.clone(), self._outputs)
 
 
-def _mapped(change: Callable[[Any], Any], result: Any) -> Any:
+def _each_tensor(change: Callable[[Any], Any], result: Any) -> Any:
     """*result* with *change* made to its tensors, wherever a model's answer has them."""
     import torch
 
-    if isinstance(result, torch.Tensor):
-        return change(result)
-    if isinstance(result, dict):
-        return {name: _mapped(change, value) for name, value in result.items()}
-    if isinstance(result, tuple | list):
-        return tuple(_mapped(change, value) for value in result)
-    return result
+    return mapped(lambda one: change(one) if isinstance(one, torch.Tensor) else one, result)
 
 
 def _last(value: Any) -> Any:

@@ -5,7 +5,6 @@ value per text; tasks that are not in ANSWERS are answered by MLflow's own wrapp
 Nothing is fetched from the Hugging Face Hub unless the operator sets HF_HUB_OFFLINE=0.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.datatypes import BYTES
+from headrace.jsontext import write_json
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
@@ -194,16 +194,13 @@ def _mlflow_wrapper(artifact: Artifact, pipeline: Any, template: str | None) -> 
 
 
 def _classified(rows: list[Any]) -> Tensors:
-    """The best label and its score; with top_k one output of JSON per place."""
+    """The best label and its score; with top_k one output per place, a dict in each row."""
     if isinstance(rows[0], dict):
         labels = (row["label"] for row in rows)
         scores = np.fromiter((row["score"] for row in rows), np.float64, len(rows))
         return {"label": _objects(labels, len(rows)), "score": scores}
     places = zip(*rows, strict=True)
-    return {
-        str(place): _objects(map(json.dumps, found), len(rows))
-        for place, found in enumerate(places)
-    }
+    return {str(place): _objects(found, len(rows)) for place, found in enumerate(places)}
 
 
 def _filled(rows: list[Any]) -> Array:
@@ -211,7 +208,7 @@ def _filled(rows: list[Any]) -> Array:
     texts = (
         row[0]["token_str"].strip()
         if isinstance(row[0], dict)
-        else json.dumps([mask[0]["token_str"].strip() for mask in row])
+        else write_json([mask[0]["token_str"].strip() for mask in row])
         for row in rows
     )
     return _objects(texts, len(rows))
@@ -236,7 +233,7 @@ def _embedded(rows: list[Any]) -> Array:
 
     MLflow answers the first text alone, whatever follows it.
     """
-    return _objects((json.dumps(row[0]) for row in rows), len(rows))
+    return _objects((write_json(row[0]) for row in rows), len(rows))
 
 
 ANSWERS: Final[Mapping[str, Callable[[list[Any]], Any]]] = {

@@ -1,5 +1,6 @@
 """How ONNX graphs are opened, fed and answered."""
 
+import json
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import models
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Artifact, LoadError
+from headrace_server.adapters.conforming import conform
 from headrace_server.adapters.onnx import OnnxAdapter
 from headrace_server.adapters.probe import probe
 from headrace_server.adapters.proof import Finding, Verdict
@@ -169,15 +171,24 @@ def test_strings_go_in_and_come_out(open_graph: Opener) -> None:
     assert flat(adapter.predict({"x": np.array(["å", "b"], object)})) == {"y": ["å", "b"]}
 
 
-def test_probabilities_in_dicts_become_a_matrix(open_graph: Opener) -> None:
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        ({"classlabels_int64s": [3, 8]}, INT64, ("3", "8")),
+        ({"classlabels_strings": ["no", "yes"]}, STRING, ("no", "yes")),
+    ],
+)
+def test_probabilities_in_dicts_keep_their_labels(
+    open_graph: Opener, labels: dict[str, Any], kind: int, names: tuple[str, str]
+) -> None:
     """skl2onnx puts a ZipMap behind every classifier unless it is told not to."""
     graph = build(
-        [helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[3, 8])],
+        [helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", **labels)],
         [("x", FLOAT, ["n", 2])],
         [],
     )
     tensor = helper.make_tensor_type_proto(FLOAT, [])
-    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(INT64, tensor))
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(kind, tensor))
     graph.graph.output.append(helper.make_value_info("p", rows))
     adapter = open_graph(graph)
 
@@ -185,10 +196,14 @@ def test_probabilities_in_dicts_become_a_matrix(open_graph: Opener) -> None:
 
     assert found.finding.verdict is Verdict.BATCHED, found.finding
     assert found.signature == Signature(
-        (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("p", "FP32", (-1, 2)),)
+        (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("p", "BYTES", (-1,), "json"),)
     )
     answer = adapter.predict({"x": np.array([[0.25, 0.75], [1.0, 0.0]], np.float32)})
-    assert answer["p"].tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    texts = conform(answer, {spec.name: spec for spec in found.outputs}).tensors["p"]
+    assert list(map(json.loads, texts)) == [
+        dict(zip(names, (0.25, 0.75), strict=True)),
+        dict(zip(names, (1.0, 0.0), strict=True)),
+    ]
 
 
 def test_a_graph_of_a_fixed_batch_is_not_batchable(open_graph: Opener) -> None:

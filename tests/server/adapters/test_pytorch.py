@@ -71,6 +71,12 @@ class Shaped(torch.nn.Module):
                 return [first, second]
             case "dict":
                 return {"b": second, "a": first}
+            case "nested":
+                return {"heads": {"a": first, "b": [second, {"c": x}]}, "x": x}
+            case "lstm":
+                return x, (first, second)
+            case "none":
+                return first, None
             case "bfloat16":
                 return x.bfloat16()
             case "parameter":
@@ -101,6 +107,24 @@ class Keywords(torch.nn.Module):
         ("list", {"output-0": [1.0, 3.0], "output-1": [2.0, 4.0]}),
         ("dict", {"b": [2.0, 4.0], "a": [1.0, 3.0]}),
         ("tensor", {"output-0": [[1.0, 2.0], [3.0, 4.0]]}),
+        (
+            "nested",
+            {
+                "heads.a": [1.0, 3.0],
+                "heads.b.0": [2.0, 4.0],
+                "heads.b.1.c": [[1.0, 2.0], [3.0, 4.0]],
+                "x": [[1.0, 2.0], [3.0, 4.0]],
+            },
+        ),
+        (
+            "lstm",
+            {
+                "output-0": [[1.0, 2.0], [3.0, 4.0]],
+                "output-1.0": [1.0, 3.0],
+                "output-1.1": [2.0, 4.0],
+            },
+        ),
+        ("none", {"output-0": [1.0, 3.0], "output-1": [None, None]}),
     ],
 )
 def test_tensors_tuples_lists_and_dicts_are_named(
