@@ -5,7 +5,9 @@ edges are asked in MLflow's way and in the other; both must answer alike, or bot
 of these rows have one answer nothing is shown, and MLflow's way stays.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -23,6 +25,8 @@ Ask = Callable[[Tensors], Tensors]
 ROWS: Final = 96
 # Rows that are tried alone where together they fail, or where a model takes no other number.
 _ALONE_MAX: Final = 12
+# A model that takes longer for the usual rows (seconds) gains too little to be tried at length.
+_SLOW_S: Final = 1.0
 # How far apart two answers may lie for the order of a sum; a way that only looks alike is further
 # off in some row. FP64 is exact enough for nothing else.
 _TOLERANCES: Final = {2: 1e-2, 4: 1e-5, 8: 1e-6}
@@ -62,42 +66,37 @@ class Yardstick:
         self._choices = choices or {}
         self._is_careful = is_careful
         self._tolerance = tolerance
-        self._rows = self._usual(example, inner, rows)
-        self._answers: list[tuple[Tensors, Tensors | None]] = []
+        self._usual = self._usual_rows(example, inner, rows)
+        self._answers: list[tuple[Tensors, Tensors | None]] | None = None
         self._is_telling = False
 
     @property
     def rows(self) -> Tensors | None:
         """Rows that the model answers in MLflow's way; None where there are none."""
-        return self._rows
+        return self._usual[0] if self._usual else None
 
     def allows(self, quick: Ask) -> bool:
         """Whether *quick* is shown to answer as MLflow's way does."""
-        if self._rows is None:
-            return False
-        if not self._answers:
-            self._answers = self._told(self._rows)
-            self._is_telling = _are_telling([a for _, a in self._answers if a is not None])
+        if self._answers is None:
+            self._answers = self._told()
         return self._is_telling and all(
             self._is_same(_asked(quick, rows), expected) for rows, expected in self._answers
         )
 
-    def _usual(self, example: Tensors | None, inner: int, count: int) -> Tensors | None:
-        """Rows that differ, all that the model takes of them."""
+    def _usual_rows(self, example: Tensors | None, inner: int, count: int) -> list[Tensors]:
+        """Rows that differ, all that the model takes; together where it takes any number."""
         candidates = varied_rows(self._signature, self._completed(example, inner), inner)
-        if not self._signature.is_batchable:
-            found = islice(candidates, _ALONE_MAX)
-            return next((rows for rows in found if _asked(self._own, rows) is not None), None)
-        singles = list(islice(candidates, count))
-        try:
-            rows = self._chosen(together(singles))
-        except ValueError:  # Inner axes of an example's rows may differ.
-            return singles[0] if _asked(self._own, singles[0]) is not None else None
-        if _asked(self._own, rows) is not None:
-            return rows
-        singles = [self._chosen(row, at) for at, row in enumerate(singles[:_ALONE_MAX])]
-        taken = [row for row in singles if _asked(self._own, row) is not None]
-        return together(taken) if taken else None
+        singles = [self._chosen(row, at) for at, row in enumerate(islice(candidates, count))]
+        if self._signature.is_batchable:
+            with suppress(ValueError):  # Inner axes of an example's rows may differ.
+                rows = together(singles)
+                if _asked(self._own, rows) is not None:
+                    return [rows]
+        taken = [row for row in singles[:_ALONE_MAX] if _asked(self._own, row) is not None]
+        if self._signature.is_batchable:
+            with suppress(ValueError):
+                return [together(taken)] if taken else []
+        return taken
 
     def _completed(self, example: Tensors | None, inner: int) -> Tensors | None:
         """*example* with made-up columns for those that it leaves out."""
@@ -115,17 +114,27 @@ class Yardstick:
             chosen[name] = values[at].astype(rows[name].dtype)
         return chosen
 
-    def _told(self, usual: Tensors) -> list[tuple[Tensors, Tensors | None]]:
+    def _told(self) -> list[tuple[Tensors, Tensors | None]]:
         """The usual rows, and what models treat apart, each with MLflow's answer."""
-        told = [(usual, _asked(self._own, usual))]
+        began = time.monotonic()
+        told = [(rows, _asked(self._own, rows)) for rows in self._usual]
+        if not told or time.monotonic() - began > _SLOW_S:
+            return []
+        row = self._usual[0]
         if self._signature.is_batchable:
-            at = min(1, _count(usual) - 1)
-            usual = {name: array[at : at + 1] for name, array in usual.items()}
-            told.append((usual, _asked(self._own, usual)))
-        edges = list(self._edges(usual))
+            at = min(1, _count(row) - 1)
+            row = {name: array[at : at + 1] for name, array in row.items()}
+            told.append((row, _asked(self._own, row)))
+        edges = list(self._edges(row))
+        told += self._each([edge for edge in edges if _is_finite(edge)])
+        # That a missing number has a missing answer does not tell ways apart.
+        self._is_telling = _are_telling([answer for _, answer in told if answer is not None])
+        return told + self._each([edge for edge in edges if not _is_finite(edge)])
+
+    def _each(self, rows: list[Tensors]) -> list[tuple[Tensors, Tensors | None]]:
         if self._signature.is_batchable:
-            return told + self._halved(edges)
-        return told + [(edge, _asked(self._own, edge)) for edge in edges]
+            return self._halved(rows)
+        return [(one, _asked(self._own, one)) for one in rows]
 
     def _halved(self, rows: list[Tensors]) -> list[tuple[Tensors, Tensors | None]]:
         """Answers to *rows*, as many at once as the model takes: one that it refuses is alone."""
@@ -173,6 +182,11 @@ def _asked(ask: Ask, rows: Tensors) -> Tensors | None:
             return ask(rows)
     except Exception:  # noqa: BLE001 - a model may raise anything.
         return None
+
+
+def _is_finite(rows: Tensors) -> bool:
+    floats = [array for array in rows.values() if array.dtype.kind == "f"]
+    return all(bool(np.isfinite(array).all()) for array in floats)
 
 
 def _is_same_array(given: Array, expected: Array, tolerance: float) -> bool:

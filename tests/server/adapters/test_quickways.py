@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headrace.signature import Signature, TensorSpec
+from headrace_server.adapters import quickways
 from headrace_server.adapters.quickways import Yardstick
 from models import Tensors
 
@@ -84,6 +85,13 @@ def test_a_model_that_answers_all_rows_alike_shows_nothing() -> None:
     assert not Yardstick(constant, columns("double", "double")).allows(constant)
 
 
+def test_missing_numbers_that_stay_so_show_nothing() -> None:
+    def nothing(rows: Tensors) -> Tensors:
+        return {"y": 0.0 * rows["a"]}
+
+    assert not Yardstick(nothing, columns("double", "double")).allows(nothing)
+
+
 def test_each_output_must_have_differed() -> None:
     def both(rows: Tensors) -> Tensors:
         return {**total(rows), "z": np.full(len(rows["a"]), np.nan)}
@@ -159,6 +167,26 @@ def test_a_signature_of_a_fixed_number_of_rows_is_asked_with_that_number() -> No
 
     assert Yardstick(ask, signature).allows(ask)
     assert seen == {(2, 3)}
+
+
+def test_a_model_of_a_single_row_is_asked_with_several_in_turn() -> None:
+    signature = Signature((TensorSpec("x", "FP64", (1,)),))
+
+    def ask(rows: Tensors) -> Tensors:
+        return {"y": rows["x"] * 2}
+
+    def one(rows: Tensors) -> Tensors:
+        return {"y": np.ones(1)}
+
+    assert Yardstick(ask, signature).allows(ask)
+    assert not Yardstick(ask, signature).allows(one)
+    assert not Yardstick(one, signature).allows(one)
+
+
+def test_a_slow_model_is_not_tried_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickways, "_SLOW_S", 0.0)
+
+    assert not Yardstick(total, columns("double", "double")).allows(total)
 
 
 def test_careful_rows_hold_no_integer_beyond_those_of_usual_rows() -> None:
