@@ -20,13 +20,15 @@ from .samples import example_rows, synthetic_rows
 from .variety import edge_rows, together, varied_rows
 
 Ask = Callable[[Tensors], Tensors]
+# Rows, and MLflow's answer to them; None where it refuses them.
+_Told = tuple[Tensors, Tensors | None]
 
 # Rows that are asked together; the last made-up numbers among these are some 10^5 wide.
 ROWS: Final = 96
 # Rows that are tried alone where together they fail, or where a model takes no other number.
 _ALONE_MAX: Final = 12
 # A model that takes longer for the usual rows (seconds) gains too little to be tried at length.
-_SLOW_S: Final = 1.0
+SLOW_S: Final = 1.0
 # How far apart two answers may lie for the order of a sum; a way that only looks alike is further
 # off in some row. FP64 is exact enough for nothing else.
 _TOLERANCES: Final = {2: 1e-2, 4: 1e-5, 8: 1e-6}
@@ -48,6 +50,7 @@ class Yardstick:
         choices: Mapping[str, Array] | None = None,
         is_careful: bool = False,
         tolerance: float = 0.0,
+        slow_s: float = SLOW_S,
     ) -> None:
         """Ask for the usual rows; the others wait for the first quick way.
 
@@ -60,43 +63,63 @@ class Yardstick:
             choices: By input the values that the model knows, where these are few.
             is_careful: Whether whole numbers at the edge could cost more than an exception.
             tolerance: How far apart two floats may lie, relative to their size, at the least.
+            slow_s: A model that takes longer for the usual rows is left alone.
         """
         self._own = own
         self._signature = signature
         self._choices = choices or {}
         self._is_careful = is_careful
         self._tolerance = tolerance
+        self._slow_s = slow_s
+        self._is_slow = False
         self._usual = self._usual_rows(example, inner, rows)
-        self._answers: list[tuple[Tensors, Tensors | None]] | None = None
+        self._told: list[_Told] | None = None
         self._is_telling = False
 
     @property
     def rows(self) -> Tensors | None:
         """Rows that the model answers in MLflow's way; None where there are none."""
-        return self._usual[0] if self._usual else None
+        return self._usual[0][0] if self._usual else None
 
     def allows(self, quick: Ask) -> bool:
         """Whether *quick* is shown to answer as MLflow's way does."""
-        if self._answers is None:
-            self._answers = self._told()
+        if not self._usual or self._is_slow:
+            return False
+        if self._told is None:
+            self._told = self._tell()
         return self._is_telling and all(
-            self._is_same(_asked(quick, rows), expected) for rows, expected in self._answers
+            self._is_same(_asked(quick, rows), expected) for rows, expected in self._told
         )
 
-    def _usual_rows(self, example: Tensors | None, inner: int, count: int) -> list[Tensors]:
+    def _usual_rows(self, example: Tensors | None, inner: int, count: int) -> list[_Told]:
         """Rows that differ, all that the model takes; together where it takes any number."""
         candidates = varied_rows(self._signature, self._completed(example, inner), inner)
         singles = [self._chosen(row, at) for at, row in enumerate(islice(candidates, count))]
+        # The first call of some compiles.
+        first, is_slow = self._timed(singles[0])
+        if first is not None and is_slow:
+            first, self._is_slow = self._timed(singles[0])
+            if self._is_slow:
+                return [(singles[0], first)]
         if self._signature.is_batchable:
             with suppress(ValueError):  # Inner axes of an example's rows may differ.
                 rows = together(singles)
-                if _asked(self._own, rows) is not None:
-                    return [rows]
-        taken = [row for row in singles[:_ALONE_MAX] if _asked(self._own, row) is not None]
-        if self._signature.is_batchable:
+                answer, self._is_slow = self._timed(rows)
+                if answer is not None:
+                    return [(rows, answer)]
+        told = ((row, _asked(self._own, row)) for row in singles[:_ALONE_MAX])
+        taken: list[_Told] = [(row, answer) for row, answer in told if answer is not None]
+        if taken and self._signature.is_batchable:
             with suppress(ValueError):
-                return [together(taken)] if taken else []
+                rows = together([row for row, _ in taken])
+                return [(rows, _asked(self._own, rows))]
         return taken
+
+    def _timed(self, rows: Tensors) -> tuple[Tensors | None, bool]:
+        """MLflow's answer to *rows*, and whether it was slow."""
+        began = time.monotonic()
+        answer = _asked(self._own, rows)
+        return answer, time.monotonic() - began > self._slow_s
 
     def _completed(self, example: Tensors | None, inner: int) -> Tensors | None:
         """*example* with made-up columns for those that it leaves out."""
@@ -114,13 +137,10 @@ class Yardstick:
             chosen[name] = values[at].astype(rows[name].dtype)
         return chosen
 
-    def _told(self) -> list[tuple[Tensors, Tensors | None]]:
+    def _tell(self) -> list[_Told]:
         """The usual rows, and what models treat apart, each with MLflow's answer."""
-        began = time.monotonic()
-        told = [(rows, _asked(self._own, rows)) for rows in self._usual]
-        if not told or time.monotonic() - began > _SLOW_S:
-            return []
-        row = self._usual[0]
+        told = list(self._usual)
+        row = told[0][0]
         if self._signature.is_batchable:
             at = min(1, _count(row) - 1)
             row = {name: array[at : at + 1] for name, array in row.items()}
@@ -131,12 +151,12 @@ class Yardstick:
         self._is_telling = _are_telling([answer for _, answer in told if answer is not None])
         return told + self._each([edge for edge in edges if not _is_finite(edge)])
 
-    def _each(self, rows: list[Tensors]) -> list[tuple[Tensors, Tensors | None]]:
+    def _each(self, rows: list[Tensors]) -> list[_Told]:
         if self._signature.is_batchable:
             return self._halved(rows)
         return [(one, _asked(self._own, one)) for one in rows]
 
-    def _halved(self, rows: list[Tensors]) -> list[tuple[Tensors, Tensors | None]]:
+    def _halved(self, rows: list[Tensors]) -> list[_Told]:
         """Answers to *rows*, as many at once as the model takes: one that it refuses is alone."""
         if not rows:
             return []

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from headrace.signature import Signature, TensorSpec
-from headrace_server.adapters import quickways
 from headrace_server.adapters.quickways import Yardstick
 from models import Tensors
 
@@ -183,10 +182,18 @@ def test_a_model_of_a_single_row_is_asked_with_several_in_turn() -> None:
     assert not Yardstick(one, signature).allows(one)
 
 
-def test_a_slow_model_is_not_tried_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quickways, "_SLOW_S", 0.0)
+def test_a_slow_model_is_not_tried_at_length() -> None:
+    asked = []
 
-    assert not Yardstick(total, columns("double", "double")).allows(total)
+    def ask(rows: Tensors) -> Tensors:
+        asked.append(len(rows["a"]))
+        return total(rows)
+
+    yardstick = Yardstick(ask, columns("double", "double"), slow_s=-1.0)
+
+    assert not yardstick.allows(ask)
+    assert yardstick.rows is not None
+    assert asked == [1, 1]
 
 
 def test_careful_rows_hold_no_integer_beyond_those_of_usual_rows() -> None:
