@@ -95,8 +95,9 @@ class SavedModelAdapter(Adapter):
 
     def _host(self, value: Any) -> Array:
         array = host_array(value)
-        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1:] == (1,)
-        return array[:, 0] if is_flat else array
+        # As MLflow has it.
+        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1] == 1
+        return array.ravel() if is_flat else array
 
 
 def configure_tensorflow(device: Device) -> Scope:
