@@ -1,9 +1,11 @@
 """Cells: the values of array, object and map columns, each of which travels as JSON.
 
 What a value must look like stands in the column's `TensorSpec.schema`. The daemon checks cells as
-requests come; a worker reads them once more, as the Python objects that the model gets.
+requests come; a worker reads them once more, as the Python objects that the model gets. JSON has no
+bytes: binary is text in base64, as MLflow's servers have it.
 """
 
+import binascii
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -34,7 +36,9 @@ class CellError(ValueError):
 def read_cell(text: bytes | str, spec: TensorSpec, moment: Callable[[str], Any] = str) -> Any:
     """The value that *text* holds, as the column *spec* wants it.
 
-    An integer where the type says float or double becomes a float.
+    An integer where the type says float or double becomes a float, and base64 where it says binary
+    bytes. Texts and bytes within an array lose the zeros at their end, as with MLflow, which makes
+    arrays of numpy's of them.
 
     Args:
         text: JSON.
@@ -93,10 +97,12 @@ def _fitted(
         plain = _fitted_plain(value, kind["items"]["type"])
         if plain is not None:
             return plain
-        return [
+        items = [
             _fitted(item, kind["items"], (*path, f"[{index}]"), moment, required=required)
             for index, item in enumerate(value)
         ]
+        is_binary = kind["items"]["type"] == "binary"
+        return [item and item.rstrip(b"\0") for item in items] if is_binary else items
     if name == "map":
         _expect(value, (dict,), name, path)
         return {
@@ -115,6 +121,8 @@ def _fitted(
         return value
     if name in {"float", "double"}:
         return _float(value, name, path)
+    if name == "binary":
+        return _bytes(value, path)
     return _moment(value, path, moment) if name == "datetime" else value
 
 
@@ -133,8 +141,10 @@ def _fitted_plain(items: list[Any], name: str) -> list[Any] | None:
     if items and (bits := _INTEGER_BITS.get(name)):
         limit = 1 << (bits - 1)
         return items if -limit <= min(items) and max(items) < limit else None
-    # The text of an instant must be read.
-    return items if name != "datetime" else None
+    if name == "string" and "\0" in "".join(items):
+        return [item.rstrip("\0") for item in items]
+    # The text of an instant must be read, and so must that of bytes.
+    return items if name not in {"datetime", "binary"} else None
 
 
 def _fitted_object(
@@ -169,6 +179,15 @@ def _float(value: float, name: str, path: Sequence[str]) -> float:
         return float(value)
     except OverflowError:
         raise CellError(f"expected {name}{_at(path)}, got an integer beyond its range") from None
+
+
+def _bytes(value: str, path: Sequence[str]) -> bytes:
+    try:
+        # MLflow breaks lines.
+        plain = value.encode("ascii").replace(b"\n", b"")
+        return binascii.a2b_base64(plain, strict_mode=True)
+    except ValueError:
+        raise CellError(f"expected binary{_at(path)} in base64, got other text") from None
 
 
 def _moment(value: str, path: Sequence[str], moment: Callable[[str], Any]) -> Any:

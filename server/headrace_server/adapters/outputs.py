@@ -4,6 +4,7 @@ Numbers, texts and instants become arrays of their own kind, one element per row
 carries becomes JSON: rows that are lists or dicts, and nulls among texts.
 """
 
+import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
@@ -159,7 +160,9 @@ def _json(item: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for, in its nearest words."""
+    """What JSON has no word for, in its nearest words; bytes in base64, as MLflow's servers do."""
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if hasattr(value, "model_dump"):
