@@ -627,8 +627,8 @@ def test_a_time_series_answers_the_values_from_start_to_end(series: Callable[[],
     assert answer.tolist() == adapter._model.predict(start=28, end=32).tolist()
 
 
-def test_a_time_series_is_served_one_row_at_a_time(series: Callable[[], Adapter]) -> None:
+def test_a_time_series_is_whole(series: Callable[[], Adapter]) -> None:
     found = probe(series()).finding
 
-    assert found.verdict is Verdict.WHOLE
+    assert found.verdict is Verdict.WHOLE, found
     assert "must have exactly one row and include columns called start and end" in found.why
