@@ -5,6 +5,7 @@ Among floats NaN is null, among instants NaT, in JSON null; what else may lack v
 some is refused.
 """
 
+import base64
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def json_cells(spec: TensorSpec, values: Any) -> Array:
     Args:
         spec: The column.
         values: A list or array of one value per row, or the value of a single row. Text that is
-            JSON of a list or an object goes as it is.
+            JSON of a list or an object goes as it is; bytes within a value go in base64.
 
     Raises:
         InputMismatch: A value cannot be written as JSON.
@@ -107,13 +108,18 @@ def _cells(spec: TensorSpec, values: Any) -> Sequence[Any]:
         return list(values)
     if not isinstance(values, list | tuple):
         return [values]
-    kind = json.loads(spec.schema)["type"] if spec.schema else ""
+    kind = json.loads(spec.schema) if spec.schema else {}
+    if kind.get("type") != "array":
+        return values
     # What no row of an array column could be makes the whole list the value of one row.
-    is_one = kind == "array" and any(not _may_be_array(item) for item in values)
+    are_bytes = kind.get("items") == {"type": "binary"}
+    is_one = any(not _may_be_array(item, are_bytes=are_bytes) for item in values)
     return [values] if is_one else values
 
 
-def _may_be_array(item: Any) -> bool:
+def _may_be_array(item: Any, *, are_bytes: bool) -> bool:
+    if isinstance(item, bytes) and are_bytes:
+        return False
     if isinstance(item, str | bytes):
         return item.lstrip()[:1] in ("[", b"[")
     return item is None or isinstance(item, list | tuple | np.ndarray)
@@ -149,7 +155,9 @@ def _is_container(text: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What json has no word for, in its words."""
+    """What json has no word for, in its words; bytes in base64."""
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dt.date):

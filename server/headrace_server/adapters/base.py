@@ -231,6 +231,21 @@ def is_float(spec: TensorSpec) -> bool:
     return DATATYPES[spec.datatype].dtype.kind == "f"
 
 
+def matched(names: Sequence[str], own: Sequence[str], whose: str) -> dict[str, str]:
+    """The model's *own* name for each of its signature's input *names*.
+
+    By name, else by position where no name is both: one that is would go elsewhere.
+
+    Raises:
+        LoadError: Neither fits. *whose* names the part of the model that has its own.
+    """
+    if set(names) == set(own):
+        return {name: name for name in names}
+    if len(names) == 1 == len(own) or (len(names) == len(own) and set(own).isdisjoint(names)):
+        return dict(zip(names, own, strict=True))
+    raise LoadError(f"the signature's inputs {list(names)} do not match {whose} {list(own)}")
+
+
 def default_params(signature: Signature | None) -> Params:
     """What a request that gives no parameters runs with."""
     if signature is None:
