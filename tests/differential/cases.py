@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 # Of a request, at most; headrace's `rows_max` is 128.
 ROWS_MAX: Final = 200
+# What an input example may consist of.
+EXAMPLES: Final = ("no", "one row", "equal rows", "several rows")
 # As many values of a column are drawn, others are taken from these.
 _DRAWN_MAX: Final = 8
 
@@ -350,6 +352,7 @@ def custom(
     *,
     example: str | None = None,
     declared: bool = False,
+    styles: Sequence[str] = EXAMPLES,
     rows: SearchStrategy[int] = row_counts,
     settings: Mapping[str, object] | None = None,
     **traits: Any,
@@ -363,6 +366,7 @@ def custom(
         answer: What it answers to a DataFrame. A Series is answered as such, as array or as list.
         example: The kinds of an example's columns, where it fails on some of *inputs*.
         declared: Whether the signature has outputs in any case.
+        styles: The examples it may have.
         rows: How many a request has.
         settings: Of the daemon, beside those that are drawn.
         **traits: Of the family.
@@ -373,7 +377,7 @@ def custom(
         form = draw(st.sampled_from(["as it is", "array", "list"]))
         has_outputs = outputs is not None and (declared or draw(st.booleans()))
         schema = schema_of(columns_of(outputs)) if has_outputs else None
-        style = draw(st.sampled_from(["no", "one row", "equal rows", "several rows"]))
+        style = draw(st.sampled_from(styles))
         given_example = draw(examples(columns_of(example or inputs), style))
         further = {**draw(any_of_these()), **(settings or {})}
         return Case(

@@ -137,13 +137,23 @@ _UNSEEN: Final = [
         None,
         lambda d: np.stack([(d["t"] == w).to_numpy(float) for w in ("red", "blue", "a")], 1),
     ),
-    custom("missing values come back", "x:wild a:double? b:datetime?", None, lambda d: d),
-    custom("missing text comes back", "x:double t:string?", None, lambda d: d),
+    custom(
+        "missing values come back",
+        "x:wild a:double? b:datetime?",
+        None,
+        lambda d: d.reindex(columns=["x", "a", "b"]),
+    ),
+    custom(
+        "missing text comes back",
+        "x:double t:string?",
+        None,
+        lambda d: d.reindex(columns=["x", "t"]),
+    ),
     custom(
         "missing whole numbers and booleans",
         "x:double n:long? b:boolean?",
         None,
-        lambda d: d,
+        lambda d: d.reindex(columns=["x", "n", "b"]).isna(),
         example="x:double n:small b:boolean",
     ),
     custom(
@@ -323,9 +333,15 @@ _TYPES: Final = [
     ),
     custom(
         "NaT",
-        X,
+        "x:near",
         "y:datetime",
         lambda d: pd.Series(_either(d["x"], pd.NaT, lambda x: pd.Timestamp(int(x), unit="D"))),
+    ),
+    custom(
+        "instants of far away",
+        X,
+        "y:datetime",
+        lambda d: pd.to_datetime(d["x"].round().abs(), unit="D"),
     ),
     custom("text or number", X, "y:string", lambda d: _either(d["x"], "none", float)),
     custom("number or text", X, None, lambda d: _either(d["x"], "none", float)),
@@ -453,7 +469,7 @@ _RAISING: Final = marked(
             "t:word",
             "y:long",
             lambda d: [_known(t) for t in d["t"]],
-            example="t:word",
+            example="t:colour",
         ),
         custom(
             "not for one row",
@@ -461,6 +477,7 @@ _RAISING: Final = marked(
             Y,
             lambda d: _raise_if(len(d) == 1, d["x"].to_numpy()),
             rows=st.sampled_from([1, 2, 3, 9]),
+            styles=("no", "several rows"),
         ),
         custom("not for many rows", X, Y, lambda d: _raise_if(len(d) > 10, d["x"].to_numpy())),
         custom(
@@ -468,6 +485,7 @@ _RAISING: Final = marked(
             X,
             Y,
             lambda d: _raise_if(len(d) % 2, d["x"].to_numpy()),
+            styles=("no", "several rows"),
         ),
         custom(
             "not for two alike",

@@ -145,7 +145,7 @@ class Comparison:
         if _is_missing(value):
             return bool(np.isnan(got)) if np.asarray(got).dtype.kind == "f" else _is_no_instant(got)
         if isinstance(value, dt.date | np.datetime64):
-            return kind == "datetime" and int(got) == pd.Timestamp(value).as_unit("ns").value
+            return kind == "datetime" and int(got) == _nanoseconds(value)
         if isinstance(value, bool | int | float | np.number | np.bool_):
             return not self._unlike_numbers(np.asarray(value), np.asarray(got))
         return False
@@ -329,6 +329,15 @@ def _is_plain_table(frame: pd.DataFrame) -> bool:
 
 
 # Single values.
+
+
+def _nanoseconds(value: Any) -> int | None:
+    """Since 1970; None where 64 bits do not hold them."""
+    try:
+        found: int = pd.Timestamp(value).as_unit("ns").value
+    except pd.errors.OutOfBoundsDatetime:
+        return None
+    return found
 
 
 def _is_no_instant(got: Any) -> bool:

@@ -45,7 +45,15 @@ REQUESTS: Final[tuple[Refusal, ...]] = (
     ),
 )
 # Of models that MLflow loads.
-LOADS: Final[tuple[Refusal, ...]] = ()
+LOADS: Final[tuple[Refusal, ...]] = (
+    Refusal(
+        reason="no datatype carries its answers",
+        code="FAILED_PRECONDITION",
+        pattern=r"output '[\w-]+' cannot be sent: numpy type",
+        families=r"^(time spans|complex numbers)$",
+        page="docs/flavors.md",
+    ),
+)
 
 # Statuses in which a request may end that MLflow fails on too.
 FAILING: Final = frozenset({"INTERNAL", "INVALID_ARGUMENT"})

@@ -258,7 +258,8 @@ class Round:
 
         def run(number: int) -> None:
             try:
-                self._stream(random.Random(f"{self._seed}/{number}"), answers // _THREADS, tick)
+                part = (answers + number) // _THREADS
+                self._stream(random.Random(f"{self._seed}/{number}"), part, tick)
             except BaseException:  # noqa: BLE001 - told by the thread that waits.
                 failed.append(traceback.format_exc())
 

@@ -35,6 +35,7 @@ from statsmodels.tsa.arima.model import ARIMA
 from statsmodels.tsa.holtwinters import SimpleExpSmoothing
 
 from .cases import (
+    EXAMPLES,
     Case,
     Data,
     Family,
@@ -91,7 +92,7 @@ def fitted(
 
     @st.composite
     def cases(draw: DrawFn) -> Case:
-        style = draw(st.sampled_from(["no", "one row", "equal rows", "several rows"]))
+        style = draw(st.sampled_from(EXAMPLES))
         # Where MLflow cannot ask the model, it cannot be asked for an answer to an example.
         has_example = requests is None and load is None
         declares = draw(st.booleans()) and has_example and flavor != "xgboost"

@@ -567,6 +567,8 @@ def save_keras(
     """A model of Keras'."""
     import keras
 
+    # `predict` draws a bar for each call.
+    keras.config.disable_interactive_logging()
     keras.utils.set_random_seed(0)
     save_flavor(path, "keras", model=build(keras), signature=signature)
 
