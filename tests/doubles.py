@@ -27,6 +27,7 @@ from headrace_server.scheduler.scheduler import Scheduler
 from headrace_server.settings import ModelSettings
 from headrace_server.types import (
     Batch,
+    Batching,
     InputLayout,
     Instants,
     Outcome,
@@ -332,6 +333,7 @@ class FakeRepository:
     def serve(self, name: str, signature: Signature | None = None, **settings: Any) -> ModelVersion:
         how = ModelSettings(**settings)
         model = ModelVersion(name, "1", "", "", how, signature=signature)
+        model.batching = Batching("batched", "")
         model.attach(
             cast("Scheduler[object]", self.target),  # type: ignore[arg-type]
             InstanceGroup((name, "1"), ()),

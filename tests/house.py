@@ -97,7 +97,7 @@ class House:
 
     def request(self, model: ModelVersion, *row: float) -> Request:
         layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
-        key = model.batch_key((layout,), (), is_scalar=False)
+        key = model.batch_key((layout,), (), is_whole=False)
         return Request(key, 1, [struct.pack("<2d", *row)], self.reply, None, 16)
 
     def submit(self, name: str, *row: float) -> Request:

@@ -181,6 +181,9 @@ class ModelMetadata:
         signature: All of its signature, where the server tells it; None elsewhere.
         field_numbers: Those of its typed service, as `headrace.typed.FieldNumbers` writes them;
             empty where the server does not tell them.
+        batching: Whether requests share batches: "batched", "whole", or "unproven" until its
+            traffic has shown; empty where the server does not say.
+        batching_reason: How that is known.
     """
 
     name: str
@@ -191,6 +194,8 @@ class ModelMetadata:
     parameters: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
     signature: Signature | None = field(default=None, compare=False, repr=False)
     field_numbers: str = field(default="", compare=False, repr=False)
+    batching: str = field(default="", compare=False)
+    batching_reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,8 @@ class ModelStatus:
         device: Where it computes; empty where the server does not say.
         workers: The processes that hold it; empty where the server does not say.
         rows: Rows run since it was loaded; None where the server does not say.
+        batching: Whether requests share batches, and
+        batching_reason: how that is known; as in ModelMetadata.
     """
 
     name: str
@@ -214,6 +221,8 @@ class ModelStatus:
     device: str = ""
     workers: tuple[str, ...] = ()
     rows: int | None = None
+    batching: str = ""
+    batching_reason: str = ""
 
 
 def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
@@ -232,6 +241,8 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
         parameters={name: _value(value) for name, value in message.parameters.items()},
         signature=_signature(message.signature),
         field_numbers=message.field_numbers,
+        batching=message.batching,
+        batching_reason=message.batching_reason,
     )
 
 
@@ -242,15 +253,21 @@ def statuses_of(message: RepositoryIndexResponse) -> tuple[ModelStatus, ...]:
 
 def _status(model: RepositoryIndexResponse.ModelIndex) -> ModelStatus:
     known = model.parameters
-    workers = known["workers"].string_param if "workers" in known else ""
+
+    def text(name: str) -> str:
+        return known[name].string_param if name in known else ""
+
+    workers = text("workers")
     return ModelStatus(
         model.name,
         model.version,
         model.state,
         model.reason,
-        device=known["device"].string_param if "device" in known else "",
+        device=text("device"),
         workers=tuple(workers.split(",")) if workers else (),
         rows=known["rows"].int64_param if "rows" in known else None,
+        batching=text("batching"),
+        batching_reason=text("batching_reason"),
     )
 
 

@@ -1,7 +1,7 @@
 """Signature: the named, typed inputs and outputs of a model, and whether tensors fit them.
 
 A column signature of MLflow becomes one input of shape [-1] per column; a tensor signature keeps
-its names and shapes. The first axis of every tensor counts rows; -1 stands for any size.
+its names and shapes. A first axis of any size, -1, counts rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,12 +78,13 @@ class Fit:
     Attributes:
         order: For each input of the signature the index of the given tensor; -1 for an optional
             input that was left out.
-        rows: The common size of the first axes.
+        rows: The size that the first axes of all inputs share; None where they differ, or where
+            the signature does not leave all of them open: such a request is one whole.
         exact: Indices of the given tensors whose integers must stay within 2**53.
     """
 
     order: tuple[int, ...]
-    rows: int
+    rows: int | None
     exact: tuple[int, ...] = ()
 
 
@@ -107,7 +108,7 @@ class Signature:
 
         Raises:
             SignatureMismatch: A tensor is missing, unknown, given twice, of a wrong datatype or
-                shape, or its rows differ from the others'.
+                shape, or a column's rows differ from the others'.
         """
         index = {tensor.name: i for i, tensor in enumerate(given)}
         if len(index) != len(given):
@@ -132,7 +133,13 @@ class Signature:
                     f"got {_names(given)}"
                 )
             order.append(at)
-        return Fit(tuple(order), common_rows(given), tuple(exact))
+        if not given:
+            raise _no_inputs()
+        rows = common_rows(given)
+        if rows is None and any(spec.is_column for spec in self.inputs):
+            raise _uneven_columns(given)
+        is_open = all(spec.shape[:1] == (-1,) for spec in self.inputs)
+        return Fit(tuple(order), rows if is_open else None, tuple(exact))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
@@ -168,25 +175,30 @@ class Signature:
         )
 
 
-def common_rows(given: Sequence[Given]) -> int:
-    """The size that all first axes share; 1 where there is none. A scalar goes with any rows.
+def common_rows(given: Sequence[Given]) -> int | None:
+    """The size that all first axes share; None where they differ or a tensor has no axes.
 
     Raises:
-        SignatureMismatch: There is no tensor, or the sizes differ.
+        SignatureMismatch: There is no tensor.
     """
     if not given:
-        raise SignatureMismatch("a request needs at least one input, got none")
-    with_rows = [tensor for tensor in given if tensor.shape]
-    if not with_rows:
-        return 1
-    first = with_rows[0]
-    for tensor in with_rows:
-        if tensor.shape[0] != first.shape[0]:
-            raise SignatureMismatch(
-                f"input {tensor.name!r} has {tensor.shape[0]} rows, but {first.name!r} has "
-                f"{first.shape[0]}: all inputs of a request need the same number of rows"
-            )
-    return first.shape[0]
+        raise _no_inputs()
+    sizes = {tensor.shape[:1] for tensor in given}
+    return next(iter(next(iter(sizes))), None) if len(sizes) == 1 else None
+
+
+def _no_inputs() -> SignatureMismatch:
+    return SignatureMismatch("a request needs at least one input, got none")
+
+
+def _uneven_columns(given: Sequence[Given]) -> SignatureMismatch:
+    """Columns make a table, which has one number of rows."""
+    first = given[0]
+    other = next(tensor for tensor in given if tensor.shape[:1] != first.shape[:1])
+    return SignatureMismatch(
+        f"input {other.name!r} has {other.shape[0]} rows, but {first.name!r} has "
+        f"{first.shape[0]}: all columns of a request need the same number of rows"
+    )
 
 
 def _check(spec: TensorSpec, given: Given) -> bool:

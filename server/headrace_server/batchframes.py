@@ -57,7 +57,7 @@ class RunFrame:
     Attributes:
         batch: Identifies the batch in the answer.
         instance: Which of the worker's instances runs it.
-        rows: Rows of the batch.
+        rows: Rows of the batch; 0 for a whole request, whose answer may have any number.
         inputs: The input tensors.
         outputs: Names of the outputs wanted; empty for all.
         out_offset: Where the slot's output side begins.

@@ -202,6 +202,10 @@ class OutOfMemory(ModelFailed):
     reason = "out_of_memory"
 
 
+class RowsMixed(ModelFailed):
+    """The answer to a batch is not a row per row: which rows are whose, nobody knows."""
+
+
 class InternalError(HeadraceError):
     """A fault of headrace's own; the log holds the traceback under the error id."""
 

@@ -47,6 +47,7 @@ class Kind(enum.IntEnum):
     RUN_FAILED = 14  # The model raised (JSON).
     UNLOADED = 15  # An instance is closed, its memory free (JSON).
     LOADING = 16  # An instance begins to load; others wait until it has (JSON).
+    FOUND = 17  # Traffic has shown whether the model batches (JSON).
     # Daemon and librarian.
     ASK = 20
     ANSWER = 21

@@ -74,25 +74,27 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
     if SIGNATURE_PARAMETER in own:
         check_signature(model, own[SIGNATURE_PARAMETER])
     try:
-        order, rows, exact = _fit(model.signature, ask.inputs)
+        order, common, exact = _fit(model.signature, ask.inputs)
         parameters = _parameters(model.signature, given)
     except SignatureMismatch as error:
         raise InvalidRequest(f"model {ask.model!r}: {error}") from None
     _check_outputs(model, ask.outputs)
     columns = {} if model.signature is None else _columns(model.signature)
     inputs = [ask.inputs[index] for index in order]
+    is_whole = common is None or not model.is_batched
+    # What is run whole counts as one row at least, so that it has a place in the queue.
+    rows = common if common is not None and not is_whole else _rows_of_whole(ask.inputs)
     shaping = None
     bucketed = bucket_of(model.settings.bucket_by, model.signature, inputs) if rows else None
     if bucketed is not None:
         shaping, inputs = bucketed
         if shaping.mask is not None:
             order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
-    layouts = tuple(_layout(tensor, columns) for tensor in inputs)
+    layouts = tuple(_layout(tensor, columns, is_whole=is_whole) for tensor in inputs)
     elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
-    is_scalar = not all(layout.has_rows for layout in layouts)
     return Plan(
         target=target if rows else NoRows(target.instrument, no_rows(model, ask.outputs)),
-        key=model.batch_key(layouts, ask.outputs, is_scalar=is_scalar, parameters=parameters),
+        key=model.batch_key(layouts, ask.outputs, is_whole=is_whole, parameters=parameters),
         rows=rows,
         order=order,
         byte_counts=tuple(
@@ -136,8 +138,11 @@ def check_signature(model: ModelVersion, sent: object) -> None:
 
 def _fit(
     signature: Signature | None, inputs: Sequence[Given]
-) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Order, rows and the tensors to check for exactness; any tensors fit a missing signature."""
+) -> tuple[tuple[int, ...], int | None, tuple[int, ...]]:
+    """Order, common rows and the tensors to check for exactness, as `Signature.fit`.
+
+    Any tensors fit a missing signature.
+    """
     if signature is None or not signature.inputs:
         for tensor in inputs:
             if tensor.datatype not in DATATYPES:
@@ -150,6 +155,11 @@ def _fit(
         return tuple(range(len(inputs))), common_rows(inputs), ()
     fit = signature.fit(inputs)
     return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
+
+
+def _rows_of_whole(inputs: Sequence[Given]) -> int:
+    """What a whole request counts for in the queue: its longest first axis, 1 at least."""
+    return max((1, *(size for tensor in inputs for size in tensor.shape[:1])))
 
 
 def _told_apart(
@@ -251,15 +261,15 @@ def _columns(signature: Signature) -> dict[str, TensorSpec]:
     return {spec.name: spec for spec in signature.inputs if spec.kind in {"string", "json"}}
 
 
-def _layout(tensor: Given, columns: Mapping[str, TensorSpec]) -> InputLayout:
+def _layout(tensor: Given, columns: Mapping[str, TensorSpec], *, is_whole: bool) -> InputLayout:
     datatype = DATATYPES[tensor.datatype]
-    row_shape = tuple(tensor.shape[1:])
+    row_shape = tuple(tensor.shape if is_whole else tensor.shape[1:])
     row_bytes = math.prod(row_shape) * datatype.itemsize
     return InputLayout(
         tensor.name,
         datatype,
         row_shape,
         row_bytes,
-        has_rows=bool(tensor.shape),
+        has_rows=not is_whole,
         column=columns.get(tensor.name),
     )

@@ -26,9 +26,9 @@ class InputLayout:
     Attributes:
         name: The input's name.
         datatype: The datatype on the wire; the worker widens to the signature's.
-        row_shape: All axes but the first.
+        row_shape: All axes but the first; all axes where *has_rows* is false.
         row_bytes: Raw bytes of one row; 0 for BYTES.
-        has_rows: Whether there is a first axis, which counts rows; a scalar has none.
+        has_rows: Whether the first axis counts rows; it does in no input of a whole request.
         column: Its column in the signature, where the datatype does not say all of its values, as
             for text and JSON; else None.
     """
@@ -48,16 +48,29 @@ class BatchKey:
     Attributes:
         inputs: The inputs, in the order in which requests hold their tensors.
         outputs: Names of the outputs asked for; empty for all.
-        is_scalar: Whether an input has no row axis, so that every batch is one whole request.
+        is_whole: Whether every batch is one whole request, never cut and never padded.
         model: Served name and version of the model it is a key of.
         parameters: The signature's parameters by name, as JSON; empty where it has none.
     """
 
     inputs: tuple[InputLayout, ...]
     outputs: tuple[str, ...] = ()
-    is_scalar: bool = False
+    is_whole: bool = False
     model: tuple[str, str] = ("", "")
     parameters: bytes = b""
+
+
+class Batching(NamedTuple):
+    """Whether requests to a model share batches.
+
+    Attributes:
+        verdict: "batched"; "whole" for a model that runs one request at a time; "unproven" for one
+            that does so until its traffic has shown what it is.
+        why: What that was concluded from, in a sentence.
+    """
+
+    verdict: str
+    why: str
 
 
 class Reply(Protocol):
@@ -185,6 +198,7 @@ class Batch:
         rows: Their sum.
         closed_at: When it was made (seconds, monotonic clock).
         is_split: Whether a part is less than its whole request.
+        is_whole: Whether it is one whole request, whose answer may have any number of rows.
         padding: How many rows it ran with beyond its own, to reach an allowed size.
         gathered_ns: When its rows lay in the arena (nanoseconds, monotonic clock); for a batch that
             runs again, the last time.
@@ -198,6 +212,7 @@ class Batch:
     rows: int
     closed_at: float
     is_split: bool = False
+    is_whole: bool = False
     padding: int = 0
     gathered_ns: int = 0
     losses: int = 0

@@ -284,6 +284,8 @@ class ModelMetadataResponse(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     FIELD_NUMBERS_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
+    BATCHING_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     platform: _builtins.str
     """The MLflow flavor, prefixed with "mlflow_"."""
@@ -292,6 +294,11 @@ class ModelMetadataResponse(_message.Message):
     its typed service (headrace.typed), for who writes code from them. Empty where there is none.
     """
     field_numbers: _builtins.str
+    batching: _builtins.str
+    """Not of the standard: whether requests share batches ("batched", "whole" or "unproven"), and how
+    that is known, in a sentence.
+    """
+    batching_reason: _builtins.str
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -315,10 +322,12 @@ class ModelMetadataResponse(_message.Message):
         parameters: _abc.Mapping[_builtins.str, Global___InferParameter] | None = ...,
         signature: _builtins.str = ...,
         field_numbers: _builtins.str = ...,
+        batching: _builtins.str = ...,
+        batching_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field_numbers", b"field_numbers", "inputs", b"inputs", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "platform", b"platform", "signature", b"signature", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "batching_reason", b"batching_reason", "field_numbers", b"field_numbers", "inputs", b"inputs", "name", b"name", "outputs", b"outputs", "parameters", b"parameters", "platform", b"platform", "signature", b"signature", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,31 +1,49 @@
-"""Probe: what a loaded model really does with one row and with two.
+"""Probe: what a loaded model really answers, and whether requests may share its calls.
 
 A signature may promise any number of rows while the model behind it was frozen at one, or declare
-no outputs, or other outputs than its method returns. The worker runs the model once or twice after
-loading and reports what it saw; only what was seen to follow the rows is served in batches.
+no outputs, or other outputs than its method returns. The worker runs the model after loading and
+reports what it saw. Whether the model batches is proven on rows (proof.py), or not presumed.
 """
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
 from headrace.signature import Signature, TensorSpec
 
-from .base import Adapter, Array, LoadError, Tensors, cause, spec_of
+from .base import Adapter, LoadError, Tensors, cause, spec_of
+from .proof import Finding, Prover, Run, Verdict
 from .samples import example_rows, synthetic_rows
+from .variety import varied_rows
 from .warmup import ANY, Allowed, predict_padded
 
 # Sizes tried for inner axes of any size, in turn: 1 suits most models, convolutions want more.
 INNER_SIZES = (1, 2, 8, 32)
+# Rows other than zeros that are tried where the model takes none of these.
+_VARIED_TRIED = 6
 
-_Run = Callable[[Tensors], Tensors]
 
-# Two answers to equal rows may differ by the order of a sum, in half precision too.
-RELATIVE_TOLERANCE = 1e-3
-ABSOLUTE_TOLERANCE = 1e-4
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is said of a model beside its files.
+
+    Attributes:
+        batched: The operator's word on whether it batches; None where he leaves it to the proof.
+        is_deterministic: Whether its answers can be compared.
+        known: What the traffic of an earlier load has shown; None where it has not.
+        precision: In what it computes, as the setting of that name.
+    """
+
+    batched: bool | None = None
+    is_deterministic: bool = True
+    known: Finding | None = None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +51,8 @@ class Probe:
     """What was found.
 
     Attributes:
-        batchable: Whether requests may share a call.
-        splits: Whether the rows of one request may run in several calls: of a model that batches,
-            and of one that is frozen at a single row.
-        why: One sentence: what that was concluded from.
+        finding: Whether requests may share a call, and why.
+        rows_max: 1 for a model that runs no more than a row at a time; else 0.
         outputs: The outputs as seen; empty where the model was not run with success.
         signature: The effective signature, its outputs corrected by what was seen; None where the
             model's inputs are unknown.
@@ -44,19 +60,23 @@ class Probe:
         sample: Rows that the model ran; None where it was not run with success.
     """
 
-    batchable: bool
-    splits: bool
-    why: str
+    finding: Finding
+    rows_max: int
     outputs: tuple[TensorSpec, ...]
     signature: Signature | None
     seconds: float
     sample: Tensors | None = None
 
 
-def probe(adapter: Adapter, example: Tensors | None = None, allowed: Allowed = ANY) -> Probe:
-    """Run *adapter* on one row and on two, of *example* or else made up.
+def probe(
+    adapter: Adapter,
+    example: Tensors | None = None,
+    allowed: Allowed = ANY,
+    said: Said = Said(),
+) -> Probe:
+    """Run *adapter* on rows of *example* or else made-up ones, alone and together.
 
-    It is never run with a size that is not *allowed*: rows that lack are copies of the last.
+    It is never run with a size that is not *allowed*: missing rows are copies of the last.
 
     Raises:
         LoadError: The model fails on its own input example, or returns what no datatype carries.
@@ -65,8 +85,13 @@ def probe(adapter: Adapter, example: Tensors | None = None, allowed: Allowed = A
     signature = adapter.signature
     if example is not None and allowed.lengths:
         example = allowed.stretched(example, signature, allowed.lengths[0])
-    run = partial(predict_padded, adapter, sizes=allowed.rows) if allowed.rows else adapter.predict
-    found = _look(adapter, run, signature, example, allowed.lengths or INNER_SIZES)
+    run: Run = adapter.predict
+    if allowed.rows:
+        run = partial(predict_padded, adapter, sizes=allowed.rows)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # Rows at the edge would have the model warn of what no caller has sent.
+        warnings.simplefilter("ignore")
+        found = _look(adapter, run, signature, example, allowed, said)
     if signature is not None and found.outputs:
         signature = replace(signature, outputs=_corrected(signature.outputs, found.outputs))
     return replace(found, signature=signature, seconds=time.monotonic() - began)
@@ -74,54 +99,69 @@ def probe(adapter: Adapter, example: Tensors | None = None, allowed: Allowed = A
 
 def _look(
     adapter: Adapter,
-    run: _Run,
+    run: Run,
     signature: Signature | None,
     example: Tensors | None,
-    inner_sizes: Sequence[int],
+    allowed: Allowed,
+    said: Said,
 ) -> Probe:
     """What is found by *run*."""
-
-    def found(*, splits: bool, batches: bool, why: str) -> Probe:
-        return Probe(batches, splits, why, outputs, signature, 0.0, sample)
-
     outputs: tuple[TensorSpec, ...] = ()
     sample: Tensors | None = None
-    has_inputs = signature is not None and bool(signature.inputs)
+    inner = 1
+
+    def found(verdict: Verdict, why: str, rows_max: int = 0) -> Probe:
+        finding = _ruled(Finding(verdict, why), said)
+        return Probe(finding, rows_max, outputs, signature, 0.0, sample)
+
     if example is not None:
-        row, answer = _run_example(run, signature, example)
-    elif signature is None or not has_inputs:
-        why = "not run: the model has neither a signature nor an input example"
-        return found(splits=False, batches=False, why=why)
+        sample, answer = _run_example(run, signature, example)
+    elif signature is None or not signature.inputs:
+        return found(
+            Verdict.UNPROVEN, "not run: the model has neither a signature nor an input example"
+        )
     else:
         try:
-            row, answer = _run_synthetic(run, signature, inner_sizes)
+            sample, answer, inner = _run_synthetic(run, signature, allowed.lengths or INNER_SIZES)
         except Exception as error:  # noqa: BLE001 - made-up rows need not suit a model.
-            why = f"not known: the model fails on a made-up row ({cause(error)})"
-            is_presumed = signature.is_batchable and adapter.is_presumed_batchable
-            return found(splits=is_presumed, batches=is_presumed, why=why)
-    sample = row
+            is_open = signature.is_batchable
+            return found(
+                Verdict.UNPROVEN if is_open else Verdict.WHOLE,
+                f"not known: the model fails on a made-up row ({cause(error)})",
+            )
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
-    outputs = _seen(answer, _rows(row), is_inner_free)
+    outputs = _seen(answer, _rows(sample), is_inner_free)
     if signature is not None and not signature.is_batchable:
-        return found(splits=False, batches=False, why="the signature fixes the number of rows")
-    if _rows(row) != 1:
-        why = "the model runs its input example, but not one row of it"
-        return found(splits=False, batches=False, why=why)
-    try:
-        two = example_rows(row if example is None else example, signature, 2)
-        answer_to_two = run(two)
-    except Exception as error:  # noqa: BLE001 - a model frozen at one row may raise anything.
-        has_rows = all(array.shape[:1] == (1,) for array in answer.values())
-        why = f"the model runs 1 row but not 2 ({cause(error)})"
-        return found(splits=has_rows, batches=False, why=why)
-    batches, why = _compare(answer, answer_to_two)
-    if batches and (mixing := _differing(answer, answer_to_two)):
-        batches, why = _judge_difference(adapter, run, row, answer, mixing)
-    return found(splits=batches, batches=batches, why=why)
+        return found(Verdict.WHOLE, "the signature fixes the number of rows")
+    if _rows(sample) != 1 or not all(array.ndim for array in sample.values()):
+        return found(Verdict.WHOLE, "the model runs its input example, but not one row of it")
+    prover = Prover(
+        run,
+        signature,
+        rows_max=allowed.rows[-1] if allowed.rows else 0,
+        is_careful=adapter.device.name != "cpu",
+        precision=said.precision,
+    )
+    proven = prover.prove(example, inner)
+    return found(proven.verdict, proven.why, rows_max=int(prover.is_frozen_at_one))
+
+
+def _ruled(finding: Finding, said: Said) -> Finding:
+    """*finding*, unless the operator or earlier traffic has said otherwise."""
+    if said.batched is not None:
+        contradiction = "" if finding.verdict is not Verdict.WHOLE else f", though {finding.why}"
+        word = "true" if said.batched else "false"
+        verdict = Verdict.BATCHED if said.batched else Verdict.WHOLE
+        return Finding(verdict, f"batched = {word}{contradiction if said.batched else ''}")
+    if finding.verdict is Verdict.WHOLE:
+        return finding
+    if not said.is_deterministic:
+        return Finding(Verdict.WHOLE, "deterministic = false: its answers cannot be compared")
+    return said.known or finding
 
 
 def _run_example(
-    run: _Run, signature: Signature | None, example: Tensors
+    run: Run, signature: Signature | None, example: Tensors
 ) -> tuple[Tensors, Tensors]:
     """The example's first row and the answer to it, or all of it where one row alone fails."""
     error: Exception | None = None
@@ -136,62 +176,29 @@ def _run_example(
 
 
 def _run_synthetic(
-    run: _Run, signature: Signature, inner_sizes: Sequence[int]
-) -> tuple[Tensors, Tensors]:
-    """A made-up row that the model takes, and the answer to it; else the first error is raised."""
+    run: Run, signature: Signature, inner_sizes: Sequence[int]
+) -> tuple[Tensors, Tensors, int]:
+    """A made-up row that the model takes, the answer to it, and the size of its inner axes.
+
+    Where it takes none, the first error is raised.
+    """
     error: Exception | None = None
     for inner in inner_sizes:
         sample = synthetic_rows(signature, 1, inner)
         try:
-            return sample, run(sample)
+            return sample, run(sample), inner
         except Exception as raised:  # noqa: BLE001 - a model may raise anything.
             error = error or raised
     assert error is not None
+    # Zeros and empty texts are a case of their own for some.
+    for sample in islice(varied_rows(signature, None, inner_sizes[0]), _VARIED_TRIED):
+        with suppress(Exception):
+            return sample, run(sample), inner_sizes[0]
     raise error
 
 
 def _rows(tensors: Tensors) -> int:
     return next((len(array) for array in tensors.values() if array.ndim), 1)
-
-
-def _compare(one: Tensors, two: Tensors) -> tuple[bool, str]:
-    """Whether the answers to one row and to the same row twice have a row per row."""
-    for rows, answer in ((1, one), (2, two)):
-        for name, array in answer.items():
-            if array.shape[:1] != (rows,):
-                shape = list(array.shape)
-                return False, f"output {name!r} has shape {shape} for {rows} row(s)"
-    if one.keys() != two.keys():
-        return False, f"1 row gives the outputs {list(one)}, 2 rows {list(two)}"
-    return True, "the model ran 1 and 2 rows"
-
-
-def _differing(one: Tensors, two: Tensors) -> str:
-    """An output that is another for a row alone than for that row beside a second; or nothing."""
-    return next((name for name in one if not _is_close(one[name][:1], two[name][:1])), "")
-
-
-def _judge_difference(
-    adapter: Adapter, run: _Run, row: Tensors, answer: Tensors, name: str
-) -> tuple[bool, str]:
-    """Whether a model batches whose *answer* to *row* differs beside another row in output *name*.
-
-    A framework's model does: its own computing differs a little. Anyone's code does where it also
-    differs from one time to the next: that is chance, not the other row.
-    """
-    if adapter.is_presumed_batchable:
-        return True, f"output {name!r} of a row differs beside another row: not deterministic?"
-    if _differing(answer, run(row)):
-        return True, f"output {name!r} of a row differs each time: not deterministic"
-    return False, f"output {name!r} of a row depends on the row beside it"
-
-
-def _is_close(one: Array, other: Array) -> bool:
-    if one.shape != other.shape:
-        return False
-    if one.dtype.kind != "f":
-        return bool(np.array_equal(one, other))
-    return np.allclose(one, other, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True)
 
 
 def _seen(answer: Tensors, rows: int, is_inner_free: bool) -> tuple[TensorSpec, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from headrace.signature import Signature, TensorSpec
 
 from ..sizes import padded_size
-from .base import Adapter, LoadError, Tensors, cause
+from .base import Adapter, LoadError, Params, Tensors, cause
 from .samples import example_rows
 
 
@@ -104,7 +104,9 @@ def _closed(spec: TensorSpec, axis: int, seen: Mapping[str, set[int]]) -> Tensor
     return replace(spec, shape=(*spec.shape[:axis], *sizes, *spec.shape[axis + 1 :]))
 
 
-def predict_padded(adapter: Adapter, tensors: Tensors, sizes: Sequence[int]) -> Tensors:
+def predict_padded(
+    adapter: Adapter, tensors: Tensors, params: Params | None = None, *, sizes: Sequence[int]
+) -> Tensors:
     """The answer of *adapter* to *tensors*, run with an allowed number of rows as a batch would be.
 
     The rows that fill up are copies of the last; outputs that have as many rows lose them again.
@@ -112,9 +114,9 @@ def predict_padded(adapter: Adapter, tensors: Tensors, sizes: Sequence[int]) -> 
     rows = next((len(array) for array in tensors.values() if array.ndim), 1)
     size = padded_size(rows, sizes)
     if size == rows or not all(array.ndim for array in tensors.values()):
-        return adapter.predict(tensors)
+        return adapter.predict(tensors, params)
     taken = np.minimum(np.arange(size), rows - 1)
-    answer = adapter.predict({name: array[taken] for name, array in tensors.items()})
+    answer = adapter.predict({name: array[taken] for name, array in tensors.items()}, params)
     return {
         name: array[:rows] if array.shape[:1] == (size,) else array
         for name, array in answer.items()

@@ -212,6 +212,14 @@ def _json(look: _Look) -> str:
     return json.dumps([{**asdict(one), "rows_per_s": look.rate(one)} for one in look.models])
 
 
+def _reason(model: ModelStatus) -> str:
+    """Why a model is not served as it might be: not at all, or without batches."""
+    batching = ""
+    if model.batching and model.batching != "batched":
+        batching = f"{model.batching}: {model.batching_reason}"
+    return "; ".join(filter(None, (model.reason, batching)))
+
+
 def _table(look: _Look) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("name", "version", "state", "device", "worker"):
@@ -227,7 +235,7 @@ def _table(look: _Look) -> RenderableType:
             Text(model.device),
             Text(", ".join(model.workers)),
             "" if rate is None else f"{rate:,.0f}",
-            Text(model.reason),
+            Text(_reason(model)),
         )
     below = f"rows/s over {look.over_s:.1f} s" if look.rates else ""
     below = look.trouble or below

@@ -220,7 +220,7 @@ class InstanceGroup:
         run = RunFrame(
             worker.next_batch(),
             slot.instance.loaded.number,
-            batch.rows + batch.padding,
+            0 if batch.is_whole else batch.rows + batch.padding,
             inputs,
             batch.key.outputs,
             slot.outputs.offset,
@@ -267,7 +267,7 @@ class InstanceGroup:
         """Write all rows into the slot's input side: the one copy of request data."""
         columns = [_pieces(batch, index, layout) for index, layout in enumerate(batch.key.inputs)]
         rows = batch.rows
-        if self._sizes and not batch.key.is_scalar:
+        if self._sizes and not batch.is_whole:
             rows = padded_size(batch.rows, self._sizes)
             batch.padding = rows - batch.rows
             columns = [pieces + _padding(batch, index) for index, pieces in enumerate(columns)]
@@ -279,7 +279,7 @@ class InstanceGroup:
         refs = []
         for layout, pieces, nbytes in zip(batch.key.inputs, columns, sizes, strict=True):
             _write(memory, at, pieces, nbytes)
-            shape = (rows, *layout.row_shape) if layout.has_rows else ()
+            shape = (rows, *layout.row_shape) if layout.has_rows else layout.row_shape
             refs.append(TensorRef(layout.name, layout.datatype.code, shape, at, nbytes))
             at += aligned(nbytes)
         return tuple(refs)

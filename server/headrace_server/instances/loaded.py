@@ -5,6 +5,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from ..types import Batching
+
 
 @dataclass(slots=True, eq=False)
 class LoadedInstance:
@@ -19,6 +21,7 @@ class LoadedInstance:
         failed_reloads: How many processes ended while they loaded it again, or before, in a row.
         on_change: Told when `is_up` changes after the first load; on the completions thread.
         on_fail: Told why a new process could not load it again; on the completions thread.
+        on_find: Told what traffic has shown of whether it batches; on the completions thread.
     """
 
     number: int
@@ -29,6 +32,7 @@ class LoadedInstance:
     failed_reloads: int = 0
     on_change: Callable[["LoadedInstance"], None] | None = None
     on_fail: Callable[[str], None] | None = None
+    on_find: Callable[[Batching], None] | None = None
 
     @property
     def exec_s_max(self) -> float:

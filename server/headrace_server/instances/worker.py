@@ -27,9 +27,11 @@ from ..errors import (
     LoadFailed,
     ModelFailed,
     OutOfMemory,
+    RowsMixed,
 )
 from ..frames import Frame, Kind
 from ..heap import own_bytes
+from ..types import Batching
 from .flights import Flights
 from .loaded import LoadedInstance
 from .loads import Loads
@@ -367,6 +369,8 @@ class Worker:
                 self._fail_load(report["instance"], report["message"])
             case Kind.UNLOADED:
                 self._note_freed(report["instance"])
+            case Kind.FOUND:
+                self._note_found(report)
 
     def _on_process_end(self, process: Process) -> None:
         with self._lock:
@@ -418,6 +422,15 @@ class Worker:
             bytes_now=_bytes_of(process),
         )
         self._completions.expect(self, self.wake_at)
+
+    def _note_found(self, report: dict[str, Any]) -> None:
+        instance = self._instances.get(report["instance"])
+        if instance is None:
+            return
+        # For the process that follows this one.
+        instance.spec["known"] = {"verdict": report["verdict"], "why": report["why"]}
+        if instance.on_find is not None:
+            instance.on_find(Batching(report["verdict"], report["why"]))
 
     def _note_loaded(self, number: int) -> None:
         if (instance := self._instances.get(number)) is not None:
@@ -501,6 +514,8 @@ def _failure(report: dict[str, Any]) -> HeadraceError:
         return InstanceLost(
             "the instance was unloaded before the batch reached it", is_suspect=False
         )
+    if report["type"] == "OutputMismatch":
+        return RowsMixed(report["type"], report["message"], report["error_id"])
     if report["type"] == "UnknownOutput":
         return InvalidRequest(report["message"])
     kind = OutOfMemory if report["out_of_memory"] else ModelFailed

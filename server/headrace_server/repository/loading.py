@@ -29,6 +29,7 @@ from ..scheduler.policy import POLICIES, Aims, Policy
 from ..scheduler.scheduler import Scheduler
 from ..scheduler.servicetimes import ServiceTimes
 from ..settings import ModelSettings
+from ..types import Batching
 from .librarian import Fetched
 from .model import ModelVersion, State
 from .tried import Tried, trial_key
@@ -119,6 +120,9 @@ class Loader:
             "tuning": settings.model_dump(include=_TUNING, exclude_defaults=True),
             "sizes": settings.row_sizes,
             "buckets": settings.bucket_by.model_dump(include={"axis", "sizes", "inputs"}),
+            "batched": None if settings.batched == "auto" else settings.batched,
+            "is_deterministic": settings.deterministic,
+            "known": None,
         }
         # Modules that a model ships collide with another model's of the same name.
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
@@ -135,6 +139,7 @@ class Loader:
         try:
             for device in booking.devices:
                 key = trial_key(fetched.digest, spec, device, command)
+                spec["known"] = self._tried.known(key)
                 may_harm = settings.trial and not fetched.is_data
                 is_trial = may_harm and not started and not self._tried.has(key)
                 start = self._pool.try_out if is_trial else self._pool.start
@@ -159,14 +164,14 @@ class Loader:
             self._bookings.release(booking)
             raise
         model.signature = signature
-        model.is_batchable = found["batchable"]
+        model.batching = Batching(found["verdict"], found["why"])
         model.device = ", ".join(dict.fromkeys(report["device"] for report in reports))
-        model.note = found["why"]
+        model.note = "; ".join(found["notes"])
         model.warm_s = found["warm_s"]
         model.memory_bytes = found["memory_bytes"]
         self._settle(model, fetched, booking)
         self._on_signed(model)
-        self._attach(model, started, splits=found["splits"])
+        self._attach(model, started, key, rows_max=found["rows_max"])
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
         """Answer what *model* has accepted, then free all that it holds, if anything.
@@ -186,7 +191,7 @@ class Loader:
         leaving = []
         for instance in group.instances:
             # No cycle must keep it: what lived at start-up is never looked at by the collector.
-            instance.loaded.on_change = instance.loaded.on_fail = None
+            instance.loaded.on_change = instance.loaded.on_fail = instance.loaded.on_find = None
             leaving.append(instance.worker.unload(instance.loaded))
             scheduler.on_instances_change(partial(group.drop, instance))
         for worker in group.workers:
@@ -211,22 +216,22 @@ class Loader:
         self,
         model: ModelVersion,
         started: Sequence[tuple[Worker, LoadedInstance]],
+        key: str,
         *,
-        splits: bool,
+        rows_max: int,
     ) -> None:
         settings = model.settings
-        rows_max = settings.batch_rows_max if model.is_batchable else 1
-        sizes = settings.row_sizes if model.is_batchable else ()
+        rows_max = rows_max or settings.batch_rows_max
         out_bytes = _out_bytes(model.signature, rows_max)
         instances = [
             Instance(worker, loaded, settings.slots, out_bytes) for worker, loaded in started
         ]
-        group = InstanceGroup((model.name, model.version), instances, sizes)
+        group = InstanceGroup((model.name, model.version), instances, settings.row_sizes)
         limits = Limits(
             rows_max,
             settings.queue_rows_max,
             settings.queue_bytes_max,
-            splits=splits,
+            is_whole=not model.is_batched,
             levels=_levels(settings),
             predicts=settings.admission == "deadline",
         )
@@ -240,6 +245,7 @@ class Loader:
         )
         for instance in instances:
             self._follow(model, instance, group, scheduler)
+            self._heed(model, instance.loaded, scheduler, key)
         # A worker may have gone before anyone listened.
         scheduler.on_instances_change(group.sync)
         model.attach(scheduler, group)
@@ -270,6 +276,30 @@ class Loader:
 
         instance.loaded.on_change = on_change
         instance.loaded.on_fail = on_fail
+
+    def _heed(
+        self, model: ModelVersion, loaded: LoadedInstance, scheduler: Scheduler[Slot], key: str
+    ) -> None:
+        """Batch *model*, or no longer, once its traffic has shown what it is."""
+
+        def on_find(found: Batching) -> None:
+            if not model.heed(found):
+                return
+            tell = _log.info if model.is_batched else _log.warning
+            tell(
+                "batching_found",
+                model=model.name,
+                version=model.version,
+                verdict=found.verdict,
+                why=found.why,
+            )
+            scheduler.run_whole(not model.is_batched)
+            self._on_change()
+            # Not on this thread, which all answers pass through.
+            keep = partial(self._tried.keep, key, found.verdict, found.why)
+            threading.Thread(target=keep, name="finding", daemon=True).start()
+
+        loaded.on_find = on_find
 
 
 def _weights_bytes(fetched: Fetched) -> int:

@@ -12,7 +12,7 @@ from ..instances.bookings import Booking
 from ..instances.group import InstanceGroup, Slot
 from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings
-from ..types import BatchKey, InputLayout
+from ..types import Batching, BatchKey, InputLayout
 
 # Batch keys remembered per version; a caller that sends ever new shapes must not fill the memory.
 _KEYS_MAX = 4096
@@ -29,6 +29,9 @@ class State(enum.Enum):
     FAILED = "failed"
     UNLOADED = "unloaded"
 
+
+# Before it is loaded: nobody can ask it.
+_NOT_YET = Batching("unproven", "")
 
 _SHOWN = {
     State.LOADING: "LOADING",
@@ -58,8 +61,8 @@ class ModelVersion:
         declared: The signature that it was logged with, or None.
         registered: The registered model that it is a version of; empty for none.
         fields: The field numbers of its typed service, those of earlier versions among them.
-        is_batchable: Whether its requests share batches.
-        note: What the probe at load found worth telling.
+        batching: Whether its requests share batches, and why.
+        note: What of its settings does not apply.
         warm_s: How long running every allowed size took at load (seconds).
         memory_bytes: By how much the process of its first instance grew over the load.
         booking: What it was promised on GPUs; None before it was loaded and after it was unloaded.
@@ -79,7 +82,7 @@ class ModelVersion:
     declared: Signature | None = None
     registered: str = ""
     fields: FieldNumbers = field(default_factory=FieldNumbers)
-    is_batchable: bool = True
+    batching: Batching = _NOT_YET
     note: str = ""
     warm_s: float = 0.0
     memory_bytes: int = 0
@@ -94,6 +97,19 @@ class ModelVersion:
     def is_ready(self) -> bool:
         """Whether a request would be run now: loaded, with an instance that is up and stays so."""
         return self.state is State.READY and self.group is not None and self.group.is_ready
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether its requests share batches."""
+        return self.batching.verdict == "batched"
+
+    def heed(self, found: Batching) -> bool:
+        """Take in what traffic has shown; whether it is news: a model that is whole stays so."""
+        with self._lock:
+            is_news = self.batching.verdict not in {"whole", found.verdict}
+            if is_news:
+                self.batching = found
+            return is_news
 
     @property
     def shown_state(self) -> str:
@@ -149,11 +165,11 @@ class ModelVersion:
         inputs: tuple[InputLayout, ...],
         outputs: tuple[str, ...],
         *,
-        is_scalar: bool,
+        is_whole: bool,
         parameters: bytes = b"",
     ) -> BatchKey:
         """The one key object for these values, so that keys compare by identity."""
-        value = (inputs, outputs, is_scalar, parameters)
+        value = (inputs, outputs, is_whole, parameters)
         with self._lock:
             key = self._keys.get(value)
             if key is None:
@@ -162,7 +178,7 @@ class ModelVersion:
                     self._keys.clear()
                     self._keys_bytes = len(parameters)
                 model = (self.name, self.version)
-                key = BatchKey(inputs, outputs, is_scalar, model, parameters)
+                key = BatchKey(inputs, outputs, is_whole, model, parameters)
                 self._keys[value] = key
             return key
 

@@ -1,7 +1,8 @@
-"""Tried: which models were loaded without harm before, so that a restart need not try them again.
+"""Tried: what earlier loads have shown of models, so that a restart need not find it out again.
 
-A trial is remembered by an empty file whose name is a digest over the model, how it is loaded, and
-the packages that it is loaded with. Files of other versions of these do no harm.
+A trial that was passed is remembered by a file whose name is a digest over the model, how it is
+loaded, and the packages that it is loaded with; what traffic has shown of its batching by another
+one beside it. Files of other versions of these do no harm.
 """
 
 import hashlib
@@ -34,6 +35,22 @@ class Tried:
         with suppress(OSError):
             self._root.mkdir(parents=True, exist_ok=True)
             (self._root / key).touch()
+
+    def known(self, key: str) -> dict[str, str] | None:
+        """What traffic has shown of the model of that *key*: verdict and why; None for nothing."""
+        try:
+            found = json.loads((self._root / f"{key}.batching").read_text())
+            return {"verdict": str(found["verdict"]), "why": str(found["why"])}
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def keep(self, key: str, verdict: str, why: str) -> None:
+        """Traffic has shown this. Where that cannot be kept, it is found out again."""
+        with suppress(OSError):
+            self._root.mkdir(parents=True, exist_ok=True)
+            written = self._root / f".{key}.batching"
+            written.write_text(json.dumps({"verdict": verdict, "why": why}))
+            written.replace(self._root / f"{key}.batching")
 
 
 def trial_key(digest: str, spec: dict[str, Any], device: str, command: Sequence[str]) -> str:

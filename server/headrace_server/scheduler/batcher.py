@@ -11,7 +11,7 @@ Submitting, cancelling and expiring cost O(log n) at most, in the number of wait
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from ..errors import DeadlinePassed, HeadraceError, ResourceExhausted
@@ -53,6 +53,7 @@ class Limits:
         splits: Whether a request above rows_max is cut over several batches; else it runs alone.
         levels: The priorities, highest first.
         predicts: Whether a request is refused whose deadline cannot be met.
+        is_whole: Whether every batch is one whole request, whatever its rows.
     """
 
     rows_max: int = 128
@@ -61,6 +62,7 @@ class Limits:
     splits: bool = True
     levels: tuple[Level, ...] = (Level(),)
     predicts: bool = False
+    is_whole: bool = False
 
 
 @dataclass(slots=True)
@@ -242,6 +244,12 @@ class Batcher:
             self.cancel(request)
         return requests
 
+    def run_whole(self, is_whole: bool) -> None:
+        """Make batches of one whole request each, or of several."""
+        self.limits = replace(self.limits, is_whole=is_whole)
+        for line in self._lines.values():
+            self._place(line, self._now)
+
     def shrink(self, batch: Batch, now: float) -> None:
         """*batch* ran out of memory: smaller ones follow."""
         self.caps.shrink(batch.key, batch.rows + batch.padding, now)
@@ -293,7 +301,7 @@ class Batcher:
 
     def _rows_max(self, key: BatchKey, now: float) -> int:
         """Rows of a batch of *key*, before the policy is asked."""
-        if key.is_scalar:
+        if key.is_whole or self.limits.is_whole:
             return 1
         rows_max = self.limits.rows_max
         return self.caps.rows_max(key, rows_max, now) if self.caps else rows_max
@@ -341,7 +349,8 @@ class Batcher:
             rows_max = self._rows_max(line.key, now)
         if self.policy.follows_rows:
             rows_max = self.policy.rows_taken(line.key, rows_max, now - line.oldest_at)
-        cuts = self.limits.splits and not line.key.is_scalar
+        is_whole = line.key.is_whole or self.limits.is_whole
+        cuts = self.limits.splits and not is_whole
         parts: list[Part] = []
         rows = 0
         is_split = False
@@ -374,7 +383,7 @@ class Batcher:
         else:
             self._drop(line)
         self.caps.begin(line.key, rows, now)
-        return Batch(line.key, parts, rows, now, is_split)
+        return Batch(line.key, parts, rows, now, is_split, is_whole)
 
     def _leave(self, request: Request) -> None:
         """No row of *request* waits any more."""

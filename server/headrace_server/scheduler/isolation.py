@@ -58,6 +58,17 @@ def take_apart(batch: Batch, pieces: int, now: float, *, cuts: bool = False) -> 
     return made
 
 
+def whole_requests(batch: Batch, now: float) -> list[Batch]:
+    """A batch for each request of *batch* that is whole in it, to run by itself."""
+    if batch.is_whole:
+        return []
+    return [
+        replace(_piece(batch, [part], now), is_whole=True)
+        for part in batch.parts
+        if part.stop - part.start == part.request.rows
+    ]
+
+
 def pieces_for_workers(parts: int) -> int:
     """Into how many pieces a batch is taken apart that costs workers.
 

@@ -13,7 +13,7 @@ class Line:
         levels: The requests of each priority level, highest first. An ordered dict is a queue from
             which any request leaves in O(1).
         rows: Rows that wait.
-        rows_max: Rows of a batch. Tensors without a row axis cannot be put behind one another.
+        rows_max: Rows of a batch; 1 where every batch is one whole request.
         rows_wanted: With as many rows it is due.
         level: The level of its first request, from 0, when it was last put in its place.
         is_due: Whether it had the rows it wants then.

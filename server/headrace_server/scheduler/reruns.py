@@ -18,12 +18,13 @@ from ..errors import (
     ModelFailed,
     OutOfMemory,
     RequestEndsWorkers,
+    RowsMixed,
 )
 from ..faults import new_error_id
 from ..instrument import Instrument
 from ..types import Batch, Request
 from .batcher import Batcher
-from .isolation import RetryBudget, pieces_for_workers, take_apart
+from .isolation import RetryBudget, pieces_for_workers, take_apart, whole_requests
 
 # A batch whose worker died waits this long, at most, for an instance that is up (seconds).
 RETRY_S_MAX = 10.0
@@ -121,8 +122,11 @@ class Reruns:
             # Each piece may cost one more worker.
             fresh = replace(batch, losses=_LOSSES_MAX - 1, moves=0)
             pieces = take_apart(fresh, pieces_for_workers(len(batch.parts)), now)
+        elif isinstance(error, RowsMixed):
+            # Each whole: what was cut is told, for other parts of it are on their way.
+            return _for_so_long(whole_requests(batch, now), now)
         elif is_out_of_memory:
-            cuts = self._batcher.limits.splits and not batch.key.is_scalar
+            cuts = self._batcher.limits.splits and not batch.is_whole
             pieces = take_apart(batch, 2, now, cuts=cuts)
         elif isinstance(error, ModelFailed):
             pieces = take_apart(batch, 2, now)

@@ -184,6 +184,14 @@ class Scheduler(Generic[Slot]):
         self._run(ready)
         self._fail_all(late)
 
+    def run_whole(self, is_whole: bool) -> None:
+        """Run each request whole, by itself, from now on; or let requests share batches."""
+        with self._lock:
+            self._batcher.run_whole(is_whole)
+            late, ready = self._decide()
+        self._run(ready)
+        self._fail_all(late)
+
     def close(
         self, drain_s_max: float, *, refusal: str = "the model is being unloaded: retry"
     ) -> bool:
@@ -325,9 +333,10 @@ class Scheduler(Generic[Slot]):
         """A batch has no outputs: it runs again, whole or in pieces, or its requests are told."""
         with self._lock:
             reruns = self._reruns.batches_of(batch, error, self._clock())
-        if not reruns:
-            error = told(batch, error)
-            for part in batch.parts:
+        again = {part.request for rerun in reruns for part in rerun.parts}
+        error = error if again else told(batch, error)
+        for part in batch.parts:
+            if part.request not in again:
                 self._fail(part.request, error)
         with self._lock:
             self._end_run(batch)

@@ -133,6 +133,7 @@ class ModelSettings(Table):
         instances: Copies of the model on each of its devices, each with a thread of its own.
         method: The method to call instead of the one MLflow's predict_fn names.
         deterministic: Whether a batch may run again, whole or in pieces, that has failed.
+        batched: Whether requests share batches: the operator's word, or "auto" for what is proven.
         exec_ms_max: How long a batch may run before its worker counts as hung, in milliseconds.
         load_s_max: How long the model may load before its worker counts as hung, in seconds.
         load_bytes_max: How much memory the model may take to load, where it is tried out; 0 for
@@ -191,6 +192,9 @@ class ModelSettings(Table):
         Expected("the name of a method, or nothing"),
     ] = ""
     deterministic: Annotated[bool, Mark.BY_TAG] = True
+    batched: Annotated[bool | Literal["auto"], Mark.BY_TAG, Expected("auto, true or false")] = (
+        "auto"
+    )
     exec_ms_max: Annotated[int, Field(ge=1, le=86_400_000)] = 60_000
     load_s_max: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 600.0
     load_bytes_max: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0

@@ -9,7 +9,11 @@ from ..repository.model import ModelVersion
 def metadata_of(model: ModelVersion) -> ModelMetadataResponse:
     """Inputs, outputs and parameters of *model*; none where it has no signature."""
     response = ModelMetadataResponse(
-        name=model.name, versions=[model.version], platform=f"mlflow_{model.flavor}"
+        name=model.name,
+        versions=[model.version],
+        platform=f"mlflow_{model.flavor}",
+        batching=model.batching.verdict,
+        batching_reason=model.batching.why,
     )
     if model.signature is not None:
         tell_signature(response, model.signature)

@@ -192,5 +192,8 @@ def _index(
         entry.parameters["device"].string_param = model.device
     if workers := model.worker_names:
         entry.parameters["workers"].string_param = ",".join(workers)
+    if model.is_ready:
+        entry.parameters["batching"].string_param = model.batching.verdict
+        entry.parameters["batching_reason"].string_param = model.batching.why
     if model.queue is not None:
         entry.parameters["rows"].int64_param = model.queue.instrument.rows

@@ -23,13 +23,15 @@ from headrace.signature import Signature
 
 from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
 from ..adapters.base import Adapter, Tensors
-from ..adapters.probe import probe
-from ..adapters.warmup import Allowed, warm_up
+from ..adapters.probe import Said, probe
+from ..adapters.proof import Finding, Verdict
+from ..adapters.warmup import Allowed, predict_padded, warm_up
 from ..batchframes import RunFrame
 from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import FrameSocket, Kind
 from ..heap import own_bytes
+from .evidence import Evidence, Predict
 from .gpumemory import bound_growth
 from .serving import Serving, outward
 
@@ -46,7 +48,7 @@ class InstanceThread:
         self._memory = memory
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
-        self._is_batchable = False
+        self._evidence: Evidence | None = None
         # What the adapter held, to see whether it went with it.
         self._held: list[weakref.ref[Any]] = []
         name = f"instance-{spec['instance']}-{spec['name']}"
@@ -91,9 +93,10 @@ class InstanceThread:
                 adapter,
                 self._frames,
                 self._memory,
+                number=instance,
                 name=self._spec["name"],
                 signature=self._signature,
-                is_batchable=self._is_batchable,
+                evidence=self._evidence,
             ).run(self._inbox)
         except BaseException as error:  # noqa: BLE001 - no one would ever answer its batches.
             log("critical", "instance_thread_failed", error, model=self._spec["name"])
@@ -134,9 +137,11 @@ class InstanceThread:
                 for setting in sorted(artifact.tuning.keys() - adapter_type.tunes)
             ]
             allowed = Allowed.of(spec["sizes"], spec["buckets"])
-            found = probe(adapter, example, allowed)
+            said = _said(spec)
+            found = probe(adapter, example, allowed, said)
+            verdict = found.finding.verdict
             warm_s = 0.0
-            if not found.batchable:
+            if verdict is not Verdict.BATCHED:
                 allowed = replace(allowed, rows=())
             if allowed and found.sample is not None:
                 warm_s, signature = warm_up(adapter, found.sample, found.signature, allowed)
@@ -145,7 +150,11 @@ class InstanceThread:
             # Also where the model does not load: others of this process must not be held to it.
             bound_growth(device.name, 0)
         self._signature = found.signature
-        self._is_batchable = found.batchable
+        if verdict is not Verdict.WHOLE and said.batched is None:
+            predict: Predict = adapter.predict
+            if allowed.rows:
+                predict = partial(predict_padded, adapter, sizes=allowed.rows)
+            self._evidence = Evidence(predict, verdict, precision=said.precision)
         # What lives now lives long: the collector, which stops all instances, need not walk it
         # again and again, above all not while the next model is loaded.
         gc.collect()
@@ -155,9 +164,10 @@ class InstanceThread:
             {
                 "instance": spec["instance"],
                 "signature": None if found.signature is None else found.signature.to_json(),
-                "batchable": found.batchable,
-                "splits": found.splits,
-                "why": "; ".join((found.why, *adapter.notes)),
+                "verdict": verdict,
+                "why": found.finding.why,
+                "rows_max": found.rows_max,
+                "notes": list(adapter.notes),
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
                 "probe_s": found.seconds,
@@ -166,6 +176,17 @@ class InstanceThread:
             },
         )
         return adapter
+
+
+def _said(spec: dict[str, Any]) -> Said:
+    """What a LOAD frame says of how the model may be batched."""
+    known = spec["known"]
+    return Said(
+        spec["batched"],
+        spec["is_deterministic"],
+        None if known is None else Finding(Verdict(known["verdict"]), known["why"]),
+        spec["tuning"].get("precision", "fp32"),
+    )
 
 
 def _references(adapter: Adapter) -> "list[weakref.ref[Any]]":

@@ -17,14 +17,18 @@ from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.memory import is_out_of_memory
+from ..adapters.proof import Finding, Verdict
 from ..batchframes import DoneFrame, RunFrame
 from ..childlog import log
 from ..errors import without_paths
 from ..frames import FrameSocket, Kind
 from ..types import Instants
+from .evidence import Evidence
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
+# Without a batch for so long an instance is idle (seconds).
+_IDLE_S = 0.02
 
 
 class UnknownOutput(Exception):
@@ -42,8 +46,8 @@ class DeviceLost(Exception):
 class Inbox(Protocol):
     """Batches with the time at which they came (nanoseconds), then None."""
 
-    def get(self, block: bool = True) -> tuple[RunFrame, int] | None:
-        """The next; raises queue.Empty where there is none and *block* is false."""
+    def get(self, block: bool = True, timeout: float | None = None) -> tuple[RunFrame, int] | None:
+        """The next; raises queue.Empty where there is none, or none within *timeout* (seconds)."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class _Launched:
     received_ns: int
     staged_ns: int
     computed_ns: int
+    # What the evidence wants to see of it; else nothing.
+    inputs: Tensors
 
 
 class Serving:
@@ -67,9 +73,10 @@ class Serving:
         frames: FrameSocket,
         memory: memoryview,
         *,
+        number: int,
         name: str,
         signature: Signature | None,
-        is_batchable: bool,
+        evidence: Evidence | None = None,
     ) -> None:
         """Serve with *adapter*.
 
@@ -77,18 +84,21 @@ class Serving:
             adapter: The model.
             frames: Where outcomes go.
             memory: The arena.
+            number: The instance's, by which the daemon knows it.
             name: The model's, for the log.
             signature: What inputs are read by.
-            is_batchable: Whether every output has a row per row of the batch.
+            evidence: Looks at what runs, to find out whether the model batches; None where that
+                is no question.
         """
         self._adapter = adapter
         self._device = adapter.device
         self._is_asynchronous = adapter.device.is_asynchronous
         self._frames = frames
         self._memory = memory
+        self._number = number
         self._name = name
         self._signature = signature
-        self._is_batchable = is_batchable
+        self._evidence = evidence
 
     def run(self, inbox: Inbox) -> None:
         """Run what comes until None does.
@@ -102,9 +112,12 @@ class Serving:
         while True:
             if len(launched) <= ahead_max:
                 try:
-                    item = inbox.get(block=not launched)
+                    item = self._next(inbox, is_idle=not launched)
                 except queue.Empty:
-                    self._finish(launched.popleft())
+                    if launched:
+                        self._finish(launched.popleft())
+                    else:
+                        self._weigh()
                     continue
                 if item is None:
                     break
@@ -115,12 +128,34 @@ class Serving:
         for last in launched:
             self._finish(last)
 
+    def _next(self, inbox: Inbox, *, is_idle: bool) -> tuple[RunFrame, int] | None:
+        """What comes next; raises queue.Empty where there is something else to do first."""
+        evidence = self._evidence
+        if not is_idle or evidence is None or not evidence.has_work():
+            return inbox.get(block=is_idle)
+        if evidence.is_overdue():
+            raise queue.Empty
+        return inbox.get(timeout=_IDLE_S)
+
+    def _weigh(self) -> None:
+        """Find out more of whether the model batches, while no batch is here."""
+        if self._evidence is not None and (finding := self._evidence.weigh()) is not None:
+            self._tell(finding)
+
+    def _tell(self, finding: Finding) -> None:
+        """Have the daemon know; a model that is whole is so for good."""
+        if finding.verdict is Verdict.WHOLE:
+            self._evidence = None
+        report = {"instance": self._number, "verdict": finding.verdict, "why": finding.why}
+        self._frames.send_json(Kind.FOUND, report)
+
     def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:
         adapter, device = self._adapter, self._device
         # The host itself has no streams to tell of a batch: a row's time is microseconds there.
         batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
-            staged = adapter.stage(read_inputs(run.inputs, self._memory, self._signature))
+            inputs = read_inputs(run.inputs, self._memory, self._signature)
+            staged = adapter.stage(inputs)
             staged_ns = time.monotonic_ns()
             if self._is_asynchronous:
                 with device.computing():
@@ -131,7 +166,9 @@ class Serving:
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return None
-        return _Launched(run, batch, result, received_ns, staged_ns, time.monotonic_ns())
+        if self._evidence is None or not self._evidence.wants(run.rows):
+            inputs = {}
+        return _Launched(run, batch, result, received_ns, staged_ns, time.monotonic_ns(), inputs)
 
     def _finish(self, launched: _Launched) -> None:
         run, batch = launched.run, launched.batch
@@ -139,6 +176,9 @@ class Serving:
             outputs = self._checked(self._adapter.finish(launched.result), run)
             if self._is_asynchronous:
                 self._device.end(batch)
+            if launched.inputs and self._evidence is not None and not run.outputs:
+                # Before the arena, where both may lie, is used again.
+                self._evidence.note(launched.inputs, outputs, _params(run))
             refs, fds = write_outputs(
                 outputs,
                 self._memory,
@@ -163,18 +203,18 @@ class Serving:
         return self._memory[run.out_offset : run.out_offset + run.out_bytes]
 
     def _checked(self, outputs: Tensors, run: RunFrame) -> Tensors:
-        """The outputs asked for, each with a row per row of the batch."""
+        """The outputs asked for, each with a row per row of a batch of several requests."""
         if run.outputs:
             missing = [name for name in run.outputs if name not in outputs]
             if missing:
                 raise UnknownOutput(f"unknown output {missing[0]!r}: expected {list(outputs)}")
             outputs = {name: outputs[name] for name in run.outputs}
-        if self._is_batchable:
+        if run.rows:
             for name, output in outputs.items():
                 if output.shape[:1] != (run.rows,):
-                    raise OutputMismatch(
-                        f"output {name!r} has shape {list(output.shape)} for {run.rows} rows"
-                    )
+                    why = f"output {name!r} has shape {list(output.shape)} for {run.rows} row(s)"
+                    self._tell(Finding(Verdict.WHOLE, why))
+                    raise OutputMismatch(why)
         return outputs
 
     def _fail(self, run: RunFrame, batch: Any, error: BaseException) -> None:

@@ -210,7 +210,7 @@ class Plant:
     def request(self, model: ModelVersion, *rows: float) -> Request:
         """One row for each of *rows*: what the model is to do, and a number."""
         layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
-        key = model.batch_key((layout,), (), is_scalar=False)
+        key = model.batch_key((layout,), (), is_whole=False)
         data = b"".join(struct.pack("<2d", order, at) for at, order in enumerate(rows))
         return Request(key, len(rows), [data], self.reply, None, len(data))
 
@@ -802,7 +802,7 @@ def test_an_output_that_the_model_turns_out_not_to_have_is_the_callers_fault(
 ) -> None:
     model = plant.load("scripted")
     layout = InputLayout("x", DATATYPES["FP64"], (2,), 16)
-    key = model.batch_key((layout,), ("z",), is_scalar=False)
+    key = model.batch_key((layout,), ("z",), is_whole=False)
     one = Request(key, 1, [bytes(16)], plant.reply, None, 16)
 
     model.scheduler.submit([one])
@@ -883,7 +883,7 @@ def test_texts_are_cut_and_joined_by_rows_however_many_each_row_has(
     with planted(tmp_path, rows_max=4) as plant:
         model = plant.load("echo", echo(), Signature(*wide))
         layout = InputLayout("x", DATATYPES["BYTES"], (inner,), 0)
-        key = model.batch_key((layout,), (), is_scalar=False)
+        key = model.batch_key((layout,), (), is_whole=False)
         data = chained([text * n for n in range(9 * inner)])
         one = Request(key, 9, [data], plant.reply, None, len(data))
 

@@ -32,8 +32,8 @@ class Tracked(Request):
     __slots__ = ("__weakref__",)
 
 
-def key(*, is_scalar: bool = False) -> BatchKey:
-    return Key((LAYOUT,), is_scalar=is_scalar)
+def key(*, is_whole: bool = False) -> BatchKey:
+    return Key((LAYOUT,), is_whole=is_whole)
 
 
 K = key()
@@ -217,7 +217,7 @@ def test_where_splitting_is_impossible_a_large_request_runs_alone_and_whole() ->
 
 def test_tensors_without_a_row_axis_never_share_a_batch() -> None:
     """Two scalars side by side would be a vector, which the model was not asked about."""
-    scalar = key(is_scalar=True)
+    scalar = key(is_whole=True)
     one, two = request(of=scalar), request(of=scalar)
     waiting = batcher(one, two, delay_s=9.0)
 
@@ -227,7 +227,7 @@ def test_tensors_without_a_row_axis_never_share_a_batch() -> None:
 
 def test_a_request_with_a_scalar_runs_whole_whatever_its_rows() -> None:
     """A part of its rows would need the scalar too."""
-    large = request(9, of=key(is_scalar=True))
+    large = request(9, of=key(is_whole=True))
     waiting = batcher(large, limits=Limits(4))
 
     assert parts(dispatched(waiting.next_action(0.0))) == [(large, 0, 9)]
@@ -657,7 +657,7 @@ class BatcherMachine(RuleBasedStateMachine):
         )
         self.batcher = Batcher(limits, self.policy)
         self.now = 100.0
-        self.keys = [key(), key(), key(), key(is_scalar=True)]
+        self.keys = [key(), key(), key(), key(is_whole=True)]
         # The model: what waits, in order of arrival, and how many rows of it have left.
         self.waiting: list[Request] = []
         self.taken: dict[Request, int] = {}
@@ -679,7 +679,7 @@ class BatcherMachine(RuleBasedStateMachine):
     ) -> None:
         of = self.keys[index]
         one = request(
-            1 if of.is_scalar else rows,
+            1 if of.is_whole else rows,
             of=of,
             at=self.now,
             deadline=math.inf if patience is None else self.now + patience,
@@ -812,7 +812,7 @@ class BatcherMachine(RuleBasedStateMachine):
         return line + [one for one in self.delayed if one.key is of and one in self.waiting]
 
     def rows_max(self, of: BatchKey) -> int:
-        return 1 if of.is_scalar else self.ROWS_MAX
+        return 1 if of.is_whole else self.ROWS_MAX
 
     def due_at(self, of: BatchKey) -> float:
         """When a line is due; for policies that look at nothing but rows and arrival."""

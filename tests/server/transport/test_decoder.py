@@ -288,7 +288,7 @@ def outcome(bench: Bench, payload: bytes) -> object:
         return type(error)
     key = said[0]
     assert isinstance(key, BatchKey)
-    return key.inputs, key.outputs, key.is_scalar, said[1:]
+    return key.inputs, key.outputs, key.is_whole, said[1:]
 
 
 @st.composite
@@ -623,7 +623,7 @@ def test_a_scalar_goes_with_any_rows_and_makes_the_request_a_batch_of_its_own() 
     request = Bench().decode(message.payload())
 
     assert request.rows == 3
-    assert request.key.is_scalar
+    assert request.key.is_whole
     assert request.key.inputs == (
         InputLayout("t", DATATYPES["FP32"], (), 4, has_rows=False),
         InputLayout("x", DATATYPES["FP32"], (2,), 8),
