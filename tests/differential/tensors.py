@@ -1,7 +1,9 @@
 """Tensors: families of models of arrays: Python models, torch, ONNX, Keras."""
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any, Final
 
@@ -567,8 +569,6 @@ def save_keras(
     """A model of Keras'."""
     import keras
 
-    # `predict` draws a bar for each call.
-    keras.config.disable_interactive_logging()
     keras.utils.set_random_seed(0)
     save_flavor(path, "keras", model=build(keras), signature=signature)
 
@@ -578,12 +578,23 @@ def _functional(keras: Any, shape: tuple[int | None, ...], make: Callable[[Any],
     return keras.Model(given, make(given))
 
 
+def _quietly(path: str) -> Callable[[Data], Any]:
+    """MLflow's own call, without the bar that Keras draws for each."""
+    ask = by_pyfunc(path, are_tensors=True)
+
+    def silent(data: Data) -> Any:
+        with redirect_stdout(io.StringIO()):
+            return ask(data)
+
+    return silent
+
+
 def keras_model(
     name: str, inputs: Inputs, build: Callable[[Any], Any], *, batches: bool = False
 ) -> Family:
     """A family of models of Keras'."""
     save = partial(save_keras, build=build)
-    return of_tensors(name, "keras", inputs, save, example=False, batches=batches)
+    return of_tensors(name, "keras", inputs, save, example=False, load=_quietly, batches=batches)
 
 
 _KERAS: Final = [
