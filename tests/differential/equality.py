@@ -24,7 +24,8 @@ Array = npt.NDArray[Any]
 # One way to read an answer: its outputs, each by its name, or None where it has none.
 Reading = list[tuple[str | None, Any]]
 
-# Datatype -> by how much numbers may differ: relatively, absolutely.
+# Datatype -> by how much numbers may differ, as a part of the number itself, and as a part of the
+# largest number that the output has for this request: what was added up may nearly cancel out.
 TOLERANCES: Final[Mapping[str, tuple[float, float]]] = {
     "FP64": (1e-9, 1e-12),
     "FP32": (1e-4, 1e-5),
@@ -123,11 +124,11 @@ class Comparison:
         if array.dtype.kind == "f" and values.dtype.kind == "f":
             # A number is as near as the coarser of both can say it.
             coarser = min(values.dtype, array.dtype, key=lambda dtype: dtype.itemsize)
-            relative, absolute = TOLERANCES[self.computes or datatype_of(coarser).name]
+            relative, of_largest = TOLERANCES[self.computes or datatype_of(coarser).name]
+            wanted, got = values.astype(float), array.astype(float)
+            largest = float(np.max(np.abs(wanted), initial=0.0, where=np.isfinite(wanted)))
             with np.errstate(all="ignore"):
-                same = np.isclose(
-                    array.astype(float), values.astype(float), relative, absolute, equal_nan=True
-                )
+                same = np.isclose(got, wanted, relative, of_largest * largest, equal_nan=True)
         else:
             same = array == values
         if self.shapes or bool(np.all(same)):
