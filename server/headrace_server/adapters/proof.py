@@ -31,7 +31,7 @@ _MANY_ROWS = 37
 _EXTRA_S = 2.0
 
 
-class Verdict(enum.StrEnum):
+class Verdict(enum.Enum):
     """Whether requests to a model share batches."""
 
     BATCHED = "batched"

@@ -146,7 +146,7 @@ class Serving:
         """Have the daemon know; a model that is whole is so for good."""
         if finding.verdict is Verdict.WHOLE:
             self._evidence = None
-        report = {"instance": self._number, "verdict": finding.verdict, "why": finding.why}
+        report = {"instance": self._number, "verdict": finding.verdict.value, "why": finding.why}
         self._frames.send_json(Kind.FOUND, report)
 
     def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:
