@@ -8,9 +8,12 @@ contradiction, of which there must be none; the first of each family is made sma
 
     cases.py      what a family, a model of it and its requests are; columns, tensors, values
     custom.py     families of Python models, by what they do with rows and how they answer
-    tabular.py    families of scikit-learn, XGBoost, LightGBM, CatBoost, statsmodels
-    tensors.py    families of tensors: Python models, torch, ONNX, Keras
-    texts.py      families of transformers and sentence-transformers
+    tabular.py    families of models of tables; scikit-learn
+    boosted.py    XGBoost, LightGBM, CatBoost
+    statistical.py statsmodels: regressions, time series
+    tensors.py    families of models of arrays; Python models, ONNX
+    networks.py   torch, Keras
+    texts.py      transformers, sentence-transformers
     equality.py   when an answer is MLflow's: the tolerances stand there
     refusals.py   which refusals are documented
     rounds.py     a round: models, requests, daemon, bursts, verdicts

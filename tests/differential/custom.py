@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from .cases import Family, custom, marked
+from .cases import custom, marked
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 X: Final = "x:double"
@@ -513,7 +513,7 @@ _CHANCE: Final = marked(
     ],
     chance=True,
 )
-FAMILIES: Final[tuple[Family, ...]] = (
+FAMILIES: Final = (
     *_OWN,
     *_UNSEEN,
     *_MIXING,

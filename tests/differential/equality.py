@@ -193,6 +193,8 @@ class Comparison:
             return not self._unlike_numbers(np.asarray(float(value)), np.asarray(float(read)))
         if isinstance(value, dt.date):
             return isinstance(read, str) and pd.Timestamp(read) == pd.Timestamp(value)
+        if isinstance(value, dt.timedelta):
+            return isinstance(read, str) and pd.Timedelta(read) == value
         if isinstance(value, bytes):
             return isinstance(read, str) and read.encode() == value
         return isinstance(value, str) and value == read

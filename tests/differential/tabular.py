@@ -1,19 +1,14 @@
-"""Tabular: families of models that are fitted to tables."""
+"""Tabular: families of models that are fitted to tables; those of scikit-learn."""
 
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import catboost
 import cloudpickle
-import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-import statsmodels.formula.api as smf
-import xgboost
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from mlflow.models import ModelSignature, infer_signature
@@ -31,8 +26,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
-from statsmodels.tsa.arima.model import ARIMA
-from statsmodels.tsa.holtwinters import SimpleExpSmoothing
 
 from .cases import (
     EXAMPLES,
@@ -159,13 +152,13 @@ def _learnt(columns: Mapping[str, str], seed: int) -> pd.DataFrame:
     return pd.DataFrame({name: made[kind] for name, kind in columns.items()})
 
 
-def _labels(learnt: pd.DataFrame) -> list[str]:
+def labels(learnt: pd.DataFrame) -> list[str]:
     """Three labels, by the last column."""
     thirds = learnt.iloc[:, -1].rank(method="first") * 3 // (_TRAINED + 1)
     return [("low", "middle", "high")[int(third)] for third in thirds]
 
 
-def _numbers(learnt: pd.DataFrame) -> Any:
+def numbers(learnt: pd.DataFrame) -> Any:
     """A number for each row."""
     numeric = learnt.select_dtypes("number").fillna(0.0)
     return np.sin(numeric.sum(axis=1).to_numpy() / 7.0) + np.arange(len(learnt)) % 3
@@ -190,33 +183,33 @@ def _scaled(path: str) -> Callable[[Data], Any]:
     return lambda data: model.transform(as_mlflow_takes_it(data))
 
 
-_SKLEARN: Final = [
+FAMILIES: Final = (
     *marked(
         [
-            fitted("a plane", "sklearn", XZ, lambda d: LinearRegression().fit(d, _numbers(d))),
+            fitted("a plane", "sklearn", XZ, lambda d: LinearRegression().fit(d, numbers(d))),
             fitted(
                 "two planes",
                 "sklearn",
                 XZ,
-                lambda d: LinearRegression().fit(d, np.stack([_numbers(d), d["x"]], 1)),
+                lambda d: LinearRegression().fit(d, np.stack([numbers(d), d["x"]], 1)),
             ),
             fitted(
                 "labels in text",
                 "sklearn",
                 XZ,
-                lambda d: LogisticRegression(max_iter=50).fit(d, _labels(d)),
+                lambda d: LogisticRegression(max_iter=50).fit(d, labels(d)),
             ),
             fitted(
                 "a forest",
                 "sklearn",
                 "n:small x:near",
-                lambda d: RandomForestClassifier(5, random_state=0).fit(d, _labels(d)),
+                lambda d: RandomForestClassifier(5, random_state=0).fit(d, labels(d)),
             ),
             fitted(
                 "neighbours",
                 "sklearn",
                 XZ,
-                lambda d: KNeighborsRegressor(3).fit(d, _numbers(d)),
+                lambda d: KNeighborsRegressor(3).fit(d, numbers(d)),
             ),
             fitted(
                 "clusters",
@@ -228,13 +221,13 @@ _SKLEARN: Final = [
                 "words in one-hot",
                 "sklearn",
                 "t:word x:near",
-                lambda d: make_pipeline(_words("t"), LogisticRegression()).fit(d, _labels(d)),
+                lambda d: make_pipeline(_words("t"), LogisticRegression()).fit(d, labels(d)),
             ),
             fitted(
                 "32 bits, scaled",
                 "sklearn",
                 "f:float g:float",
-                lambda d: make_pipeline(StandardScaler(), SVC()).fit(d, _labels(d)),
+                lambda d: make_pipeline(StandardScaler(), SVC()).fit(d, labels(d)),
             ),
         ],
         batches=True,
@@ -243,7 +236,7 @@ _SKLEARN: Final = [
         "gaps in trees",
         "sklearn",
         "x:gaps z:near",
-        lambda d: HistGradientBoostingRegressor(max_iter=5).fit(d, _numbers(d)),
+        lambda d: HistGradientBoostingRegressor(max_iter=5).fit(d, numbers(d)),
     ),
     fitted(
         "ids beyond 2**53 in one-hot",
@@ -267,7 +260,7 @@ _SKLEARN: Final = [
         lambda d: make_pipeline(
             ColumnTransformer([("t", TfidfVectorizer(analyzer="char"), "t")]),
             LogisticRegression(),
-        ).fit(d.assign(t=d["t"] + " z"), _labels(d)),
+        ).fit(d.assign(t=d["t"] + " z"), labels(d)),
     ),
     fitted(
         "outliers",
@@ -281,164 +274,13 @@ _SKLEARN: Final = [
         "sklearn",
         XZ,
         lambda d: make_pipeline(FunctionTransformer(_minus_mean), LinearRegression()).fit(
-            d, _numbers(d)
+            d, numbers(d)
         ),
     ),
     fitted(
         "a plane of ranks",
         "sklearn",
         XZ,
-        lambda d: make_pipeline(FunctionTransformer(_ranks), LinearRegression()).fit(
-            d, _numbers(d)
-        ),
+        lambda d: make_pipeline(FunctionTransformer(_ranks), LinearRegression()).fit(d, numbers(d)),
     ),
-]
-
-_SMALL_TREES: Final = {"n_estimators": 4, "max_depth": 3}
-_BOOSTED: Final = [
-    *marked(
-        [
-            fitted(
-                "xgboost numbers",
-                "xgboost",
-                XZ,
-                lambda d: xgboost.XGBRegressor(**_SMALL_TREES).fit(d, _numbers(d)),
-            ),
-            fitted(
-                "xgboost labels",
-                "xgboost",
-                "n:small x:near",
-                lambda d: xgboost.XGBClassifier(**_SMALL_TREES).fit(
-                    d, np.unique(_labels(d), return_inverse=True)[1]
-                ),
-            ),
-            fitted(
-                "a booster",
-                "xgboost",
-                XZ,
-                lambda d: xgboost.train(
-                    {"max_depth": 3}, xgboost.DMatrix(d, _numbers(d)), num_boost_round=4
-                ),
-            ),
-            fitted(
-                "lightgbm numbers",
-                "lightgbm",
-                XZ,
-                lambda d: lightgbm.LGBMRegressor(n_estimators=4, verbose=-1).fit(d, _numbers(d)),
-            ),
-            fitted(
-                "lightgbm labels in text",
-                "lightgbm",
-                "n:small x:near",
-                lambda d: lightgbm.LGBMClassifier(n_estimators=4, verbose=-1).fit(d, _labels(d)),
-            ),
-            fitted(
-                "catboost numbers",
-                "catboost",
-                XZ,
-                lambda d: catboost.CatBoostRegressor(
-                    iterations=4, verbose=False, allow_writing_files=False
-                ).fit(d, _numbers(d)),
-            ),
-        ],
-        batches=True,
-    ),
-    fitted(
-        "a booster of classes",
-        "xgboost",
-        "f:float n:small",
-        lambda d: xgboost.train(
-            {"objective": "multi:softmax", "num_class": 3},
-            xgboost.DMatrix(d, np.unique(_labels(d), return_inverse=True)[1]),
-            num_boost_round=3,
-        ),
-    ),
-    fitted(
-        "gaps in xgboost",
-        "xgboost",
-        "x:gaps z:near",
-        lambda d: xgboost.XGBRegressor(**_SMALL_TREES).fit(d, _numbers(d)),
-    ),
-    fitted(
-        "ids beyond 2**53 in lightgbm",
-        "lightgbm",
-        "n:id x:near",
-        lambda d: lightgbm.LGBMRegressor(n_estimators=4, verbose=-1).fit(d, _numbers(d)),
-    ),
-    fitted(
-        "whole numbers as categories",
-        "lightgbm",
-        "n:small b:boolean x:near",
-        lambda d: lightgbm.LGBMRegressor(n_estimators=4, verbose=-1).fit(
-            d, _numbers(d), categorical_feature=["n"]
-        ),
-    ),
-    fitted(
-        "words in catboost",
-        "catboost",
-        "t:word n:small x:near",
-        lambda d: catboost.CatBoostClassifier(
-            iterations=4, verbose=False, allow_writing_files=False, cat_features=["t", "n"]
-        ).fit(d, _labels(d)),
-    ),
-]
-
-
-def _series() -> Any:
-    return np.sin(np.arange(80) / 5.0) + np.arange(80) / 40.0
-
-
-@st.composite
-def _spans(draw: DrawFn) -> Data:
-    """From where to where a series is wanted; seldom two spans, which no such model takes."""
-    count = 1 if draw(st.integers(0, 5)) else 2
-    start = draw(st.lists(st.integers(0, 90), min_size=count, max_size=count))
-    length = draw(st.lists(st.integers(0, 30), min_size=count, max_size=count))
-    first = np.array(start, np.int64)
-    return {"start": first, "end": first + np.array(length, np.int64)}
-
-
-_STATISTICS: Final = [
-    fitted(
-        "ordinary least squares",
-        "statsmodels",
-        XZ,
-        lambda d: sm.OLS(_numbers(d), d).fit(),
-        batches=True,
-    ),
-    fitted(
-        "a formula",
-        "statsmodels",
-        XZ,
-        lambda d: smf.ols("y ~ x + z", d.assign(y=_numbers(d))).fit(),
-        batches=True,
-    ),
-    fitted(
-        "a formula with words",
-        "statsmodels",
-        "t:colour x:near",
-        lambda d: smf.ols("y ~ C(t) + x", d.assign(y=_numbers(d))).fit(),
-    ),
-    fitted(
-        "a formula that centres anew",
-        "statsmodels",
-        XZ,
-        lambda d: smf.ols("y ~ I(x - x.mean()) + z", d.assign(y=_numbers(d))).fit(),
-    ),
-    fitted(
-        "a time series",
-        "statsmodels",
-        "start:small end:small",
-        lambda _: ARIMA(_series(), order=(1, 0, 0)).fit(),
-        requests=_spans(),
-    ),
-    fitted(
-        "a smoothed time series",
-        "statsmodels",
-        "start:small end:small",
-        lambda _: SimpleExpSmoothing(_series(), initialization_method="estimated").fit(),
-        requests=_spans(),
-    ),
-]
-
-FAMILIES: Final[tuple[Family, ...]] = (*_SKLEARN, *_BOOSTED, *_STATISTICS)
+)

@@ -44,7 +44,7 @@ def _texts(name: str, flavor: str, recipe: str, *, masked: bool = False) -> Fami
     return Family(name, flavor, cases(), computes="FP32")
 
 
-FAMILIES: Final[tuple[Family, ...]] = (
+FAMILIES: Final = (
     _texts("texts in classes", "transformers", "hf_classifier"),
     _texts("words filled in", "transformers", "hf_filler", masked=True),
     _texts("vectors of texts", "sentence_transformers", "st_mean"),
