@@ -234,8 +234,11 @@ class Round:
             yield client
 
     def ask_alone(self) -> int:
-        """Ask each question once, while nothing else of its model is on its way; how many."""
-        asked = 0
+        """Ask each question once, while nothing else of its model is on its way.
+
+        How many have ended then, with those of models that are not served.
+        """
+        asked = self.count
         with self.client() as client:
             for column in range(max(len(served.questions) for served in self.models)):
                 # One of each model at a time.
