@@ -105,6 +105,9 @@ class Comparison:
             if array.dtype.kind != "O":
                 return self._unlike_numbers(values, array)
             values = list(values)
+        if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
+            # Of lists, perhaps, which may be served as rows of a matrix.
+            values = list(values)
         if isinstance(values, np.ndarray):
             if values.shape != array.shape:
                 return f"shape {list(array.shape)}, MLflow's is {list(values.shape)}"
