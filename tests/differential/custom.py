@@ -140,14 +140,16 @@ _UNSEEN: Final = [
     custom(
         "missing values come back",
         "x:wild a:double? b:datetime?",
-        None,
+        "x:wild a:double? b:datetime?",
         lambda d: d.reindex(columns=["x", "a", "b"]),
+        declared=True,
     ),
     custom(
         "missing text comes back",
         "x:double t:string?",
-        None,
+        "x:double t:string?",
         lambda d: d.reindex(columns=["x", "t"]),
+        declared=True,
     ),
     custom(
         "missing whole numbers and booleans",

@@ -97,6 +97,9 @@ class Comparison:
             values = values.tolist()
         if isinstance(values, np.generic) or (isinstance(values, np.ndarray) and not values.ndim):
             values = values.item()
+        if values is None and array.ndim:
+            # Nothing for all rows is nothing for each.
+            values = [None] * len(array)
         if not isinstance(values, list | np.ndarray):
             values = [values]
         if isinstance(values, list) and array.ndim == 0:
@@ -164,6 +167,10 @@ class Comparison:
         return self._is_same_json(value, read)
 
     def _is_same_json(self, value: Any, read: Any) -> bool:
+        if isinstance(value, pd.DataFrame):
+            value = value.to_dict(orient="list")
+        if isinstance(value, np.datetime64):
+            value = pd.Timestamp(value)
         if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
         if hasattr(value, "model_dump"):

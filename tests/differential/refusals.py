@@ -37,10 +37,14 @@ class Refusal:
 # Of requests that MLflow answers.
 REQUESTS: Final[tuple[Refusal, ...]] = (
     Refusal(
-        reason="no room for None in its type",
+        reason="values that its type has no room for",
         code="INTERNAL",
-        pattern=r"output '\w+'.*(null|None|missing|NaN)",
-        families=r"^(None in|NaN in|Int64|boolean with|a frame of nullable)",
+        pattern=r"output '\w+'",
+        families=(
+            r"^(None in|NaN in|Int64 with|boolean with|a frame of nullable|pandas' text|"
+            r"text or number|fractions for long|long for integer|bytes or text|a column less|"
+            r"instants of far away)"
+        ),
         page="docs/flavors.md",
     ),
 )
@@ -49,8 +53,8 @@ LOADS: Final[tuple[Refusal, ...]] = (
     Refusal(
         reason="no datatype carries its answers",
         code="FAILED_PRECONDITION",
-        pattern=r"output '[\w-]+' cannot be sent: numpy type",
-        families=r"^(time spans|complex numbers)$",
+        pattern=r"output '[\w-]+' cannot be sent",
+        families=r"^(time spans|complex numbers|things of its own|a thing of its own|decimals)$",
         page="docs/flavors.md",
     ),
 )
