@@ -43,7 +43,7 @@ REQUESTS: Final[tuple[Refusal, ...]] = (
         families=(
             r"^(None in|NaN in|Int64 with|boolean with|a frame of nullable|pandas' text|"
             r"text or number|fractions for long|long for integer|bytes or text|a column less|"
-            r"instants of far away)"
+            r"instants of far away|missing text)"
         ),
         page="docs/flavors.md",
     ),

@@ -58,6 +58,8 @@ FEW = (
 )
 
 
+# Making contradictions small takes a minute more.
+@pytest.mark.timeout(240)
 def test_a_few_thousand_answers_are_those_of_mlflow(tmp_path: Path) -> None:
     families = [
         family for family in families_of("custom", "tabular", "tensors") if family.name in FEW
