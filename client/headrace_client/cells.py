@@ -1,7 +1,8 @@
 """Cells: instants, JSON and nulls of a caller's columns, which numpy alone would get wrong.
 
-The wire has no null: among numbers NaN is one, among instants NaT, in JSON null. An optional column
-without any value is left out; text, integers and booleans in some rows only are refused.
+Among floats NaN is null, among instants NaT, in JSON null; what else may lack values has a mask, by
+`nulls`. Integers have none: an optional column of them without any value is left out, and one with
+some is refused.
 """
 
 import datetime as dt
@@ -11,10 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.datatypes import DATATYPES
+from headrace.nulls import has_own_null
 from headrace.signature import TensorSpec
 
 from .errors import InputMismatch
+from .nulls import is_null, with_none
 from .types import Array
 
 _NANOSECONDS: Final = np.dtype("datetime64[ns]")
@@ -22,15 +24,17 @@ _KINDS_WITHOUT_NULL: Final = {str, bytes, bool, int}
 
 
 def is_absent(spec: TensorSpec, values: Any) -> bool:
-    """Whether no row of an optional column has a value, and the column's kind has no null itself.
+    """Whether no row of an optional column has a value, where the column takes no nulls.
 
     Raises:
         InputMismatch: Some rows have one and some have not.
     """
     if values is None:
         return True
-    if spec.kind in {"json", "datetime"} or DATATYPES[spec.datatype].dtype.kind == "f":
+    if has_own_null(spec):
         return False
+    if isinstance(values, np.ma.MaskedArray):
+        values = with_none(values)
     if isinstance(values, np.ndarray):
         if values.dtype.kind == "f":
             return values.size > 0 and bool(np.isnan(values).all())
@@ -43,7 +47,7 @@ def is_absent(spec: TensorSpec, values: Any) -> bool:
         return False
     if set(map(type, items)) <= _KINDS_WITHOUT_NULL:
         return False
-    nulls = [index for index, item in enumerate(items) if _is_null(item)]
+    nulls = [index for index, item in enumerate(items) if is_null(item)]
     if nulls and len(nulls) < len(items):
         raise InputMismatch(
             input=spec.name,
@@ -51,11 +55,6 @@ def is_absent(spec: TensorSpec, values: Any) -> bool:
             got=f"none in row {nulls[0]}",
         )
     return bool(nulls)
-
-
-def null_row(values: Sequence[Any]) -> int | None:
-    """The first row without a value; None where there is none."""
-    return next((index for index, item in enumerate(values) if _is_null(item)), None)
 
 
 def instants(name: str, values: Any) -> Array:
@@ -150,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 def _moment(name: str, row: int, item: Any) -> Any:
     """One instant as numpy takes it, without a time zone."""
-    if _is_null(item):
+    if is_null(item):
         return np.datetime64("NaT", "ns")
     if hasattr(item, "to_datetime64"):  # A pandas Timestamp: a datetime with nanoseconds.
         return item.to_datetime64()
@@ -191,12 +190,3 @@ def _nanoseconds(name: str, array: Array) -> Array:
             )
     nanoseconds: Array = converted.view(np.int64)
     return nanoseconds
-
-
-def _is_null(item: Any) -> bool:
-    return (
-        item is None
-        or (isinstance(item, float) and item != item)  # noqa: PLR0124 - only NaN is not itself.
-        or type(item).__name__ in {"NaTType", "NAType"}
-        or (isinstance(item, np.datetime64) and bool(np.isnat(item)))
-    )

@@ -5,11 +5,13 @@ requests come; a worker reads them once more, as the Python objects that the mod
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
+from .nulls import is_anything
 from .signature import TensorSpec
 
 _DECODER: Final = json.JSONDecoder()
@@ -34,11 +36,12 @@ class CellError(ValueError):
 def read_cell(text: bytes | str, spec: TensorSpec, moment: Callable[[str], Any] = str) -> Any:
     """The value that *text* holds, as the column *spec* wants it.
 
-    An integer where the type says float or double becomes a float.
+    An integer where the type says float or double becomes a float, and so does null among them in
+    an array: NaN.
 
     Args:
         text: JSON.
-        spec: The column; null is a value where it is optional.
+        spec: The column; null is a value where it is optional, or may be anything.
         moment: What a datetime within the value becomes, from its ISO 8601 text.
 
     Raises:
@@ -86,15 +89,20 @@ def _fitted(
 ) -> Any:
     """*value* as *kind* wants it; *path* leads to it from the cell's own value."""
     name = kind["type"]
-    if name == "any" or (value is None and not required):
+    if name == "any" or (value is None and (not required or is_anything(kind))):
         return value
     if name == "array":
         _expect(value, (list,), name, path)
         plain = _fitted_plain(value, kind["items"]["type"])
         if plain is not None:
             return plain
+        items = kind["items"]
+        if items["type"] in {"float", "double"}:
+            value = [math.nan if item is None else item for item in value]
+        # As in MLflow a list of plain values, unlike one of lists, has no null of its own.
+        required |= items["type"] in _SCALARS
         return [
-            _fitted(item, kind["items"], (*path, f"[{index}]"), moment, required=required)
+            _fitted(item, items, (*path, f"[{index}]"), moment, required=required)
             for index, item in enumerate(value)
         ]
     if name == "map":

@@ -4,10 +4,10 @@ MLflow and pandas are imported only where needed.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from headrace.signature import Signature
+from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
 from ..devices.cpu import CpuDevice
@@ -58,6 +58,12 @@ class SklearnAdapter(TabularAdapter):
             return list(map(str, names))
         count = getattr(self._model, "n_features_in_", None)
         return None if count is None else int(count)
+
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """As for any table, but for a text vectorizer, which means the column itself."""
+        if self._way.form is only:
+            return self.stage(tensors)
+        return super().stage_nulls(tensors, nullable)
 
     def _way_for(self, signature: Signature) -> Way | None:
         """As for any table, but for a text vectorizer.

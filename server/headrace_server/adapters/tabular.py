@@ -6,10 +6,10 @@ model without one is taken wherever it is seen at load to give the same answer.
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from .base import (
     LoadError,
     Params,
     Tensors,
+    is_float,
     loading,
     name_outputs,
     stack_columns,
@@ -36,6 +37,12 @@ from .tables import frame_of, with_nulls
 Form = Callable[[Tensors], Any]
 # Asks the model with that argument.
 Call = Callable[..., Any]
+
+
+class Nullable(NamedTuple):
+    """The argument for rows that may lack values: the model is asked with it in MLflow's way."""
+
+    argument: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +100,17 @@ class TabularAdapter(Adapter):
             return self._frame(with_nulls(tensors, specs), specs)
         return self._way.form(tensors)
 
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """The DataFrame that MLflow would hand over, unless NaN is all that there may be."""
+        if self._signature is None or all(is_float(spec) for spec in nullable):
+            return self.stage(tensors)
+        specs = self._signature.inputs
+        return Nullable(self._frame(with_nulls(tensors, specs), specs))
+
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Ask the model. Every call takes a DataFrame too, for rows with columns left out."""
+        if isinstance(staged, Nullable):
+            return self._call(staged.argument)
         return self._way.call(staged)
 
     def finish(self, launched: Any) -> Tensors:

@@ -53,25 +53,31 @@ def varied_rows(
         step += 1
 
 
-def edge_rows(row: Tensors, *, is_careful: bool) -> Iterator[tuple[str, Tensors]]:
+def edge_rows(
+    row: Tensors, signature: Signature | None, *, is_careful: bool
+) -> Iterator[tuple[str, Tensors]]:
     """Rows that models treat apart, each with what is at the edge in it, made of *row*.
 
-    Missing and infinite numbers, zeros, negative and large ones, and empty texts.
+    Missing values, infinite numbers, zeros, negative and large ones, and empty texts.
 
     Args:
         row: A row that the model takes.
+        signature: What its inputs are; None where nothing tells.
         is_careful: Whether whole numbers stay as they are: as places in a table that are not there
             they can cost a GPU's context.
     """
     integers = "" if is_careful else "i"
     edges: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-        ("missing numbers", partial(_filled, kinds="f", value=np.nan)),
         ("infinite numbers", partial(_filled, kinds="f", value=np.inf)),
         ("numbers below zero", partial(_negated, kinds=f"f{integers}")),
         ("zeros", partial(_filled, kinds=f"f{integers}", value=0)),
         ("large numbers", _enlarged),
         ("empty texts", _emptied),
     )
+    specs = {} if signature is None else {spec.name: spec for spec in signature.inputs}
+    missing = {name: _missing(array, specs.get(name)) for name, array in row.items()}
+    if any(missing[name] is not array for name, array in row.items()):
+        yield "missing values", missing
     for name, change in edges:
         changed = {key: change(array) for key, array in row.items()}
         if any(changed[key] is not array for key, array in row.items()):
@@ -208,6 +214,15 @@ def _is_moment(text: str) -> bool:
 
 
 # Edges. What has nothing to change is handed back as it is.
+
+
+def _missing(array: Array, spec: TensorSpec | None) -> Array:
+    """NaN, NaT or JSON's null, where a value of the input can be that."""
+    if spec is not None and spec.kind == "datetime":
+        return np.full_like(array, _NAT)
+    if spec is not None and spec.kind == "json" and spec.optional:
+        return np.full(array.shape, "null", object)
+    return _filled(array, kinds="f", value=np.nan)
 
 
 def _filled(array: Array, *, kinds: str, value: float) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from ..devices import Device
 from ..devices.cpu import CpuDevice
 from .base import NO_PARAMS, Array, Artifact, LoadError, Params
-from .tabular import Call, TabularAdapter
+from .tabular import Call, Nullable, TabularAdapter
 
 
 class XgboostAdapter(TabularAdapter):
@@ -37,7 +37,10 @@ class XgboostAdapter(TabularAdapter):
 
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Ask the model, with *params* where its signature has any."""
-        return self._call(staged, **params) if self._has_params else self._way.call(staged)
+        if not self._has_params:
+            return super().launch(staged)
+        given = staged.argument if isinstance(staged, Nullable) else staged
+        return self._call(given, **params)
 
     def _open(self) -> Any:
         import xgboost

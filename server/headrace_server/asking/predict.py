@@ -181,7 +181,9 @@ def _width(name: str, cells: Sequence[str]) -> int:
 
 
 def _cell(value: Any) -> str:
-    """A value as a table shows it."""
+    """A value as a table shows it; one that is missing is nothing."""
+    if value is None or value is np.ma.masked:
+        return ""
     if isinstance(value, list | np.ndarray):
         elements = np.asarray(value).ravel()
         more = " ..." if elements.size > _CELL_ELEMENTS_MAX else ""

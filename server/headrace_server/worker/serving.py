@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.nulls import masks_of
 from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
@@ -24,6 +25,7 @@ from ..errors import without_paths
 from ..frames import FrameSocket, Kind
 from ..types import Instants
 from .evidence import Evidence
+from .nulls import without_masks
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -98,6 +100,8 @@ class Serving:
         self._number = number
         self._name = name
         self._signature = signature
+        self._specs = () if signature is None else signature.inputs
+        self._masks = masks_of(self._specs)
         self._evidence = evidence
 
     def run(self, inbox: Inbox) -> None:
@@ -155,7 +159,12 @@ class Serving:
         batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
             inputs = read_inputs(run.inputs, self._memory, self._signature)
-            staged = adapter.stage(inputs)
+            # Masks are the last inputs of a batch that has any.
+            has_masks = run.inputs[-1].name in self._masks
+            if has_masks:
+                staged = adapter.stage_nulls(*without_masks(inputs, self._specs, self._masks))
+            else:
+                staged = adapter.stage(inputs)
             staged_ns = time.monotonic_ns()
             if self._is_asynchronous:
                 with device.computing():
@@ -166,7 +175,7 @@ class Serving:
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return None
-        if self._evidence is None or not self._evidence.wants(run.rows):
+        if self._evidence is None or has_masks or not self._evidence.wants(run.rows):
             inputs = {}
         return _Launched(run, batch, result, received_ns, staged_ns, time.monotonic_ns(), inputs)
 

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import oip_double
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 from headrace_client import ModelMetadata
+from headrace_client.testing import FakeServer
 from headrace_server.asking.connecting import Connection
 from headrace_server.asking.predict import predict
 from headrace_server.asking.rowfiles import READERS
@@ -210,6 +211,137 @@ def test_an_empty_cell_is_empty_text_but_no_integer(ask: Any) -> None:
     assert json.loads(ask("types", "rows.csv", head + ",1,1,1,1,1,1\n"))[0]["a_text_out"] == ""
     with pytest.raises(UsageError, match="row 1, column 'an_int': the cell is empty"):
         ask("types", "rows.csv", head + "a,1,1,,1,1,1\n")
+
+
+LACKING = Signature(
+    (
+        TensorSpec("name", "BYTES", (-1,), "string"),
+        TensorSpec("note", "BYTES", (-1,), "string", optional=True),
+        TensorSpec("is_new", "BOOL", (-1,), "boolean"),
+        TensorSpec("at", "INT64", (-1,), "datetime", optional=True),
+        TensorSpec("size", "FP64", (-1,), "double"),
+        TensorSpec("path", "BYTES", (-1,), "json", optional=True, schema='{"type": "any"}'),
+        TensorSpec("rank", "INT64", (-1,), "long", optional=True),
+    ),
+    (TensorSpec("y", "INT64", (-1,), "long"),),
+)
+LACKING_FULL = {
+    "name": "a",
+    "note": "x",
+    "is_new": True,
+    "at": "2024-01-02T00:00:00",
+    "size": 1.5,
+    "path": [1],
+}
+LACKING_NONE = dict.fromkeys(LACKING_FULL)
+
+
+@pytest.fixture(name="lacking")
+def _lacking(tmp_path: Path) -> Iterator[Any]:
+    """Predict the rows of a file; what the model saw."""
+
+    def answer(inputs: Mapping[str, Any]) -> Any:
+        return np.zeros(len(next(iter(inputs.values()))), np.int64)
+
+    with FakeServer() as server:
+        server.serve("lacking", LACKING, answer)
+
+        def run(name: str, content: str | bytes, output: str = "json") -> Any:
+            path = tmp_path / name
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            out = io.StringIO()
+            there = Connection(server=server.target)
+            predict("lacking", str(path), connection=there, output=output, out=out)
+            if output == "table":
+                return out.getvalue()
+            seen = [{k: v.tolist() for k, v in one.inputs.items()} for one in server.asked]
+            return {name: [cell for one in seen for cell in one[name]] for name in seen[0]}
+
+        yield run
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "columns", "jsonl", "parquet"])
+def test_values_may_be_missing_in_every_format(lacking: Any, form: str) -> None:
+    rows = [LACKING_FULL, LACKING_NONE]
+    columns = {name: [LACKING_FULL[name], None] for name in LACKING_FULL}
+    content = {
+        "csv": "name,note,is_new,at,size,path\na,x,1,2024-01-02,1.5,[1]\n,,,,,\n",
+        "json": json.dumps(rows),
+        "columns": json.dumps(columns),
+        "jsonl": "\n".join(map(json.dumps, rows)),
+        "parquet": parquet({**columns, "at": [datetime(2024, 1, 2), None]}),  # noqa: DTZ001
+    }[form]
+
+    seen = lacking(f"rows.{ {'columns': 'json'}.get(form, form) }", content)
+
+    expected = {name: [LACKING_FULL[name], None] for name in LACKING_FULL}
+    # In CSV text that must be given is empty where its cell is.
+    expected["name"][1] = "" if form == "csv" else None
+    expected["at"] = [1_704_153_600_000_000_000, None]
+    expected["size"] = [1.5, math.nan]
+    np.testing.assert_equal(seen, expected)
+
+
+@pytest.mark.parametrize("value", [None, True, 5, 0.5, "x", [None], {"a": None}])
+def test_json_of_a_file_is_what_the_model_gets(lacking: Any, value: Any) -> None:
+    rows = [{"name": "a", "is_new": True, "size": 1, "path": path} for path in ([1], value)]
+
+    assert lacking("rows.json", json.dumps(rows))["path"] == [[1], value]
+
+
+def test_a_null_is_nothing_in_a_table(lacking: Any) -> None:
+    table = lacking("rows.csv", "name,note,is_new,size\na,,,2\nb,,1,3\n", "table")
+
+    assert "None" not in table
+    assert "--" not in table
+    assert re.search(r"a\W+2\W+0", table)
+
+
+def test_optional_columns_need_not_be_in_the_file(lacking: Any) -> None:
+    contents = {
+        "rows.csv": "size,is_new,name\n1,0,a\n",
+        "rows.json": '[{"size": 1, "is_new": false, "name": "a"}]',
+        "rows.jsonl": '{"size": 1, "is_new": false, "name": "a"}',
+        "rows.parquet": parquet({"size": [1.0], "is_new": [False], "name": ["a"]}),
+    }
+    for number, (name, content) in enumerate(contents.items(), 1):
+        seen = lacking(name, content)
+        assert seen == {"name": ["a"] * number, "is_new": [False] * number, "size": [1.0] * number}
+    with pytest.raises(UsageError, match="the file has no column 'is_new'"):
+        lacking("rows.csv", "size,name\n1,a\n")
+
+
+def test_an_optional_name_that_a_record_lacks_is_missing_there(lacking: Any) -> None:
+    must = {"name": "a", "is_new": True, "size": 1.0}
+    with_note, without = {**must, "note": "x"}, must
+
+    assert lacking("rows.json", json.dumps([without, with_note]))["note"] == [None, "x"]
+    lines = "\n".join(map(json.dumps, [with_note, without]))
+    assert lacking("rows.jsonl", lines)["note"] == [None, "x", "x", None]
+    lines = "\n".join(map(json.dumps, [without, with_note]))
+    with pytest.raises(UsageError, match="row 2 has 'note', which the first row has not"):
+        lacking("rows.jsonl", lines)
+    with pytest.raises(UsageError, match="row 2 has no 'size'"):
+        lacking("rows.json", json.dumps([with_note, {"name": "a", "is_new": True}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", "name,is_new,size,rank\na,1,1,1\nb,1,1,\n"),
+        (
+            "rows.json",
+            '{"name": ["a", "b"], "is_new": [true, true], "size": [1, 2], "rank": [1, null]}',
+        ),
+    ],
+)
+def test_integers_that_are_missing_are_refused_by_row(
+    lacking: Any, name: str, content: str
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"row 2, column 'rank': the (cell is empty|value is null)"
+    ):
+        lacking(name, content)
 
 
 def test_parquet_columns_keep_their_types(ask: Any) -> None:
