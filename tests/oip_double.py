@@ -122,7 +122,11 @@ class Double:
         self.metadata_asked.append((request.name, request.version))
         model = self._model(request.name, request.version, context)
         response = oip.ModelMetadataResponse(
-            name=request.name, versions=[model.version], platform="mlflow_double"
+            name=request.name,
+            versions=[model.version],
+            platform="mlflow_double",
+            batching=model.batching,
+            batching_reason=model.batching_reason,
         )
         for specs, tensors in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
             for spec in specs:

@@ -5,6 +5,7 @@ Among floats NaN is null, among instants NaT, in JSON null; what else may lack v
 some is refused.
 """
 
+import base64
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.cells import CellError, write_cell
+from headrace.jsontext import NoNumber, read_json
 from headrace.nulls import has_own_null
 from headrace.signature import TensorSpec
 
@@ -84,16 +87,19 @@ def instants(name: str, values: Any) -> Array:
 def json_cells(spec: TensorSpec, values: Any) -> Array:
     """One JSON text per row.
 
+    A row without a value (None, NaN, NaT) is null. Within a value NaN and infinities are texts,
+    where the column's schema says that a float or double is there; elsewhere JSON has none.
+
     Args:
         spec: The column.
         values: A list or array of one value per row, or the value of a single row. Text that is
-            JSON of a list or an object goes as it is.
+            JSON of a list or an object goes as it is; bytes within a value go in base64.
 
     Raises:
         InputMismatch: A value cannot be written as JSON.
     """
     cells = _cells(spec, values)
-    texts = [_json(spec.name, row, cell) for row, cell in enumerate(cells)]
+    texts = [_json(spec, row, cell) for row, cell in enumerate(cells)]
     return np.fromiter(texts, object, len(texts))
 
 
@@ -102,42 +108,56 @@ def _cells(spec: TensorSpec, values: Any) -> Sequence[Any]:
         return list(values)
     if not isinstance(values, list | tuple):
         return [values]
-    kind = json.loads(spec.schema)["type"] if spec.schema else ""
+    kind = json.loads(spec.schema) if spec.schema else {}
+    if kind.get("type") != "array":
+        return values
     # What no row of an array column could be makes the whole list the value of one row.
-    is_one = kind == "array" and any(not _may_be_array(item) for item in values)
+    are_bytes = kind.get("items") == {"type": "binary"}
+    is_one = any(not _may_be_array(item, are_bytes=are_bytes) for item in values)
     return [values] if is_one else values
 
 
-def _may_be_array(item: Any) -> bool:
+def _may_be_array(item: Any, *, are_bytes: bool) -> bool:
+    if isinstance(item, bytes) and are_bytes:
+        return False
     if isinstance(item, str | bytes):
         return item.lstrip()[:1] in ("[", b"[")
     return item is None or isinstance(item, list | tuple | np.ndarray)
 
 
-def _json(name: str, row: int, cell: Any) -> str:
+def _json(spec: TensorSpec, row: int, cell: Any) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode(errors="surrogateescape")
-    if isinstance(cell, str) and _is_container(cell):
-        return cell
     try:
-        return json.dumps(cell, default=_plain)
+        if isinstance(cell, str) and _is_container(cell):
+            return cell
+        return write_cell(None if is_null(cell) else cell, spec.schema, _plain)
+    except (CellError, NoNumber) as error:
+        raise InputMismatch(
+            input=spec.name, expected="values that JSON has", got=f"{error} (row {row})"
+        ) from None
     except (TypeError, ValueError, RecursionError):
         raise InputMismatch(
-            input=name, expected="values that JSON has", got=f"others in row {row}"
+            input=spec.name, expected="values that JSON has", got=f"others in row {row}"
         ) from None
 
 
 def _is_container(text: str) -> bool:
+    """Whether *text* is JSON of a list or an object; raises NoNumber where NaN alone spoils it."""
     if text.lstrip()[:1] not in ("[", "{"):
         return False
     try:
-        return isinstance(json.loads(text), list | dict)
+        return isinstance(read_json(text), list | dict)
+    except NoNumber:
+        raise
     except (ValueError, RecursionError):
         return False
 
 
 def _plain(value: Any) -> Any:
-    """What json has no word for, in its words."""
+    """What json has no word for, in its words; bytes in base64."""
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dt.date):

@@ -67,6 +67,7 @@ class Form:
         self._maskable = frozenset(
             spec.name for spec in masks_of(self._specs).values() if not has_own_null(spec)
         )
+        self._shares_rows = _shares_rows(metadata)
         self._has_json_only = len(self._specs) == 1 and self._specs[0].kind == "json"
         self._is_table = bool(self._specs) and all(spec.shape == _COLUMN for spec in self._specs)
         # The one datatype of a table whose columns can be cast in one go, as a matrix.
@@ -85,8 +86,8 @@ class Form:
                 NaN, NaT, pandas' NA and what a masked array hides are values that are missing.
 
         Raises:
-            InputMismatch: A name is missing or unknown, a shape or number of rows does not fit, or
-                values cannot become the declared datatype.
+            InputMismatch: A name is missing or unknown, a shape does not fit, columns differ in
+                their rows, or values cannot become the declared datatype.
             TypeError: *data* is none of these.
         """
         if isinstance(data, np.ndarray):
@@ -316,7 +317,7 @@ class Form:
         shapes = tuple([array.shape for array in arrays])
         rows = shapes[0][:1]
         # As most are: all of one shape.
-        if shapes.count(shapes[0]) < len(shapes):
+        if self._shares_rows and shapes.count(shapes[0]) < len(shapes):
             for name, shape in zip(names, shapes, strict=True):
                 if shape[:1] != rows:
                     raise InputMismatch(
@@ -370,6 +371,18 @@ def tensors_of(named: Mapping[str, Any]) -> Tensors:
         shapes.append(array.shape)
         raws.append(_encode(name, array, datatype))
     return Tensors(tuple(named), tuple(datatypes), tuple(shapes), raws)
+
+
+def _shares_rows(metadata: ModelMetadata) -> bool:
+    """Whether all inputs have one number of rows: the columns of a table, as far as that is told.
+
+    Tensors are sent as they are: what the first axis of each means is the model's affair.
+    """
+    told = metadata.inputs if metadata.signature is None else metadata.signature.inputs
+    if any(spec.is_column for spec in told):
+        return True
+    is_told = metadata.signature is not None
+    return not is_told and all(spec.shape == _COLUMN for spec in told)
 
 
 def _column_of(column: Any) -> Array:

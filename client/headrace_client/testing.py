@@ -13,7 +13,6 @@ client. Requests are checked as headrace checks them; answers are checked agains
 outputs, so that a test cannot rely on what the model does not give.
 """
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ import numpy as np
 from headrace.cells import CellError, read_cell
 from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, datatype_of
 from headrace.elements import TensorError
+from headrace.jsontext import write_json
 from headrace.metadata import tell_signature
 from headrace.nulls import mask_name
 from headrace.oip import open_inference_pb2 as oip
@@ -383,7 +383,7 @@ def _declared_output(spec: TensorSpec, model: str, values: Any, rows: int | None
     if spec.kind == "json":
         cells = list(values)
         array = np.empty(len(cells), object)
-        array[:] = [json.dumps(cell) for cell in cells]
+        array[:] = [write_json(cell) for cell in cells]
     else:
         array = _array(values)
     if spec.kind == "datetime" and array.dtype.kind == "M":

@@ -7,6 +7,7 @@ and as a whole in `signature`, which other clients ignore: see docs/decisions/00
 import json
 from typing import Any
 
+from .jsontext import write_json
 from .nulls import masks_of
 from .oip.open_inference_pb2 import InferParameter, ModelMetadataResponse
 from .signature import Signature, TensorSpec
@@ -62,4 +63,4 @@ def _tell_default(parameter: InferParameter, default: Any) -> None:
         case str():
             parameter.string_param = default
         case _:
-            parameter.string_param = json.dumps(default)
+            parameter.string_param = write_json(default)

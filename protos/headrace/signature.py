@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .datatypes import DATATYPES, Datatype, needs_exact_check, widens
+from .jsontext import SPELLED, spell
 from .nulls import MASK_DATATYPE, mask_name, masks_of, why_no_null
 
 SHOWN_NAMES_MAX = 8
@@ -172,13 +173,13 @@ class Signature:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
         return {
-            "inputs": [_spec_json(spec) for spec in self.inputs],
-            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "inputs": [spec_json(spec) for spec in self.inputs],
+            "outputs": [spec_json(spec) for spec in self.outputs],
             "params": [
                 {
                     "name": param.name,
                     "kind": param.kind,
-                    "default": param.default,
+                    "default": spell(param.default),
                     "shape": None if param.shape is None else list(param.shape),
                 }
                 for param in self.params
@@ -189,13 +190,13 @@ class Signature:
     def from_json(cls, data: Mapping[str, Any]) -> "Signature":
         """Read what `to_json` wrote."""
         return cls(
-            inputs=tuple(_spec(item) for item in data["inputs"]),
-            outputs=tuple(_spec(item) for item in data["outputs"]),
+            inputs=tuple(spec_of(item) for item in data["inputs"]),
+            outputs=tuple(spec_of(item) for item in data["outputs"]),
             params=tuple(
                 ParamSpec(
                     item["name"],
                     item["kind"],
-                    item["default"],
+                    _default(item["kind"], item["default"]),
                     None if item["shape"] is None else tuple(item["shape"]),
                 )
                 for item in data["params"]
@@ -278,7 +279,8 @@ def _names(specs: Sequence[TensorSpec] | Sequence[Given]) -> str:
     return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
 
 
-def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+def spec_json(spec: TensorSpec) -> dict[str, Any]:
+    """A JSON-ready dict that `spec_of` reads back."""
     return {
         "name": spec.name,
         "datatype": spec.datatype,
@@ -290,7 +292,17 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
     }
 
 
-def _spec(item: Mapping[str, Any]) -> TensorSpec:
+def _default(kind: str, value: Any) -> Any:
+    """The default of a parameter, of whose floats JSON spells some out."""
+    if kind not in {"float", "double"}:
+        return value
+    if isinstance(value, list):
+        return [_default(kind, item) for item in value]
+    return SPELLED.get(value, value) if isinstance(value, str) else value
+
+
+def spec_of(item: Mapping[str, Any]) -> TensorSpec:
+    """Read what `spec_json` wrote."""
     return TensorSpec(
         item["name"],
         item["datatype"],

@@ -262,6 +262,7 @@ class Outputs:
         rows: Rows of the batch, padding included.
         heads: Room for the transport to keep encoded response headers, by rows, for this batch.
         trip: When the batch passed its steps; None for answers without one.
+        refused: By row of the batch, why its outputs cannot be carried; None where all can.
     """
 
     model: tuple[str, str]
@@ -269,6 +270,7 @@ class Outputs:
     rows: int
     heads: object = None
     trip: "Trip | None" = None
+    refused: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)

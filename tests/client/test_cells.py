@@ -252,6 +252,33 @@ def test_dicts_travel_as_json(owner: Any) -> None:
     assert json.loads(told) == {"id": 1, "at": "2024-01-02T12:00:00"}
 
 
+BLOBS = form(
+    TensorSpec("x", "BYTES", (-1,), "json", schema='{"type":"array","items":{"type":"binary"}}')
+)
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    [
+        [[b"\0\xff", b"a"], []],
+        [[bytearray(b"\0\xff"), "YQ=="], np.array([], object)],
+        [np.array([b"\0\xff", b"a"]), []],
+        ['["AP8=", "YQ=="]', []],
+    ],
+    ids=repr,
+)
+def test_bytes_within_json_travel_in_base64(blobs: Any) -> None:
+    told = values(BLOBS.fill({"x": blobs}))["x"]
+
+    assert [json.loads(cell) for cell in told] == [["AP8=", "YQ=="], []]
+
+
+def test_a_list_of_bytes_is_one_row_of_an_array_of_these() -> None:
+    (told,) = values(BLOBS.fill({"x": [b"[1]", b"a"]}))["x"]
+
+    assert json.loads(told) == ["WzFd", "YQ=="]
+
+
 def test_text_that_is_not_json_is_a_json_text() -> None:
     assert values(OWNERS.fill({"owner": ["plain"], "size": [1.0]}))["owner"] == [b'"plain"']
     assert values(OWNERS.fill({"owner": ["[1"], "size": [1.0]}))["owner"] == [b'"[1"']

@@ -50,6 +50,12 @@ def array_of(items: dict[str, Any]) -> dict[str, Any]:
         ({"type": "sparse_vector"}, "[1]", [1]),
         (None, '{"free": 1}', {"free": 1}),
         (array_of({"type": "string"}), '["Łódź"]', ["Łódź"]),
+        (array_of({"type": "binary"}), '["AP8=", "", "YQ==\\n"]', [b"\0\xff", b"", b"a"]),
+        (array_of(array_of({"type": "binary"})), '[["YQ=="], []]', [[b"a"], []]),
+        ({"type": "map", "values": {"type": "binary"}}, '{"k": "YQA="}', {"k": b"a\0"}),
+        # As numpy has it, and so MLflow.
+        (array_of({"type": "binary"}), '["YQAA"]', [b"a"]),
+        (array_of({"type": "string"}), '["\\u0000a\\u0000", "b"]', ["\0a", "b"]),
     ],
 )
 def test_values_of_the_columns_type_are_read(
@@ -93,6 +99,10 @@ def test_instants_within_a_value_become_what_the_reader_asks_for() -> None:
         (array_of({"type": "integer"}), b"[2147483648]", "expected integer at '[0]', got an inte"),
         (array_of({"type": "long"}), b"[1.0]", "expected long at '[0]', got a number"),
         (array_of({"type": "datetime"}), b'["noon"]', "expected datetime at '[0]' in ISO 8601, "),
+        (array_of({"type": "binary"}), b'["YQ"]', "expected binary at '[0]' in base64, got other"),
+        (array_of({"type": "binary"}), b'["Y Q=="]', "expected binary at '[0]' in base64, got o"),
+        (array_of({"type": "binary"}), '["é"]'.encode(), "expected binary at '[0]' in base64, got"),
+        (array_of({"type": "binary"}), b"[1]", "expected binary at '[0]', got an integer"),
         (OWNER, b"[]", "expected object, got an array"),
         (OWNER, b"{}", "expected the property 'id', got an object without"),
         (OWNER, b'{"id": null}', "expected long at '.id', got null"),
@@ -187,6 +197,14 @@ SCHEMAS = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize("text", ['""', '"YQA="'])
+def test_bytes_by_themselves_keep_the_zeros_at_their_end(text: str) -> None:
+    spec = column({"type": "binary"})
+
+    assert read_cell(text, spec) == (b"" if text == '""' else b"a\0")
+    assert read_cell(sample_cell(spec), spec) == b""
 
 
 @given(SCHEMAS)

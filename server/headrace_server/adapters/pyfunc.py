@@ -30,12 +30,17 @@ from .base import (
     without_nulls,
 )
 from .outputs import named_outputs
+from .raw import objects
 from .tables import frame_of, python_column
 
 # Turns tensors into the one argument that the model takes.
 Form = Callable[[Tensors], Any]
 # Calls the model with that argument and, where the signature has any, parameters.
 Call = Callable[[Any, Params | None], Any]
+
+
+class OneRowAtATime(Exception):
+    """More rows than the one that the model answers."""
 
 
 class PyfuncAdapter(Adapter):
@@ -54,6 +59,9 @@ class PyfuncAdapter(Adapter):
             # MLflow knows no type hint of a single value that may be None.
             self._signature = without_nulls(signature)
         self._form = _form(self._model, signature)
+        self._is_of_one_row = _is_of_one_row(self._model)
+        outputs = () if signature is None else signature.outputs
+        self._whole = outputs[0].name if len(outputs) == 1 else "output-0"
         self._call = _call(self._model, artifact)
         # MLflow hands over None, not nothing, where the signature has no parameters.
         self._has_params = signature is not None and bool(signature.params)
@@ -66,7 +74,15 @@ class PyfuncAdapter(Adapter):
         return self._signature
 
     def stage(self, tensors: Tensors) -> Any:
-        """The DataFrame, array, dict of arrays or list that the model takes."""
+        """The DataFrame, array, dict of arrays or list that the model takes.
+
+        Raises:
+            OneRowAtATime: There are several, of which MLflow would drop all but the first.
+        """
+        if self._is_of_one_row:
+            rows = max((len(array) for array in tensors.values() if array.ndim), default=1)
+            if rows > 1:
+                raise OneRowAtATime(f"the model takes one row at a time, got {rows}")
         return self._form(tensors)
 
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
@@ -79,7 +95,13 @@ class PyfuncAdapter(Adapter):
         return self._call(staged, given)
 
     def finish(self, launched: Any) -> Tensors:
-        """Name the outputs."""
+        """Name the outputs.
+
+        The answer of an agent is one value, whatever is declared: what is None is not in it, though
+        its schema has it.
+        """
+        if self._is_of_one_row:
+            return {self._whole: objects([launched])}
         return named_outputs(launched, self.signature)
 
     def close(self) -> None:
@@ -99,6 +121,19 @@ def _load(artifact: Artifact) -> Any:
 
         logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
         return mlflow.pyfunc.load_model(str(artifact.path), suppress_warnings=True)
+
+
+def _is_of_one_row(model: Any) -> bool:
+    """Whether it is one of MLflow's agents, each of which answers the first row alone."""
+    import mlflow.pyfunc
+
+    kinds = [
+        kind
+        for name in ("ChatModel", "ChatAgent", "ResponsesAgent")
+        if (kind := getattr(mlflow.pyfunc, name, None)) is not None
+    ]
+    get_raw = getattr(model._model_impl, "get_raw_model", None)  # noqa: SLF001
+    return get_raw is not None and isinstance(get_raw(), tuple(kinds))
 
 
 # The argument.

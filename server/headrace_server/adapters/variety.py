@@ -4,6 +4,7 @@ They are made from the rows of the input example where there are some, else from
 same rows come for the same model each time.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -169,7 +170,9 @@ def _varied_objects(array: Array, spec: TensorSpec | None, step: int) -> Array:
     """Texts, bytes and JSON: what is there, with more behind it, or words."""
     items = array.ravel().tolist()
     if spec is not None and spec.kind == "json":
-        varied: list[Any] = [_varied_json(item, step + at) for at, item in enumerate(items)]
+        # Any text may be base64, but not the other way round.
+        encode = _base64 if '"binary"' in spec.schema else str
+        varied: list[Any] = [_varied_json(item, step + at, encode) for at, item in enumerate(items)]
     else:
         varied = [_varied_text(item, step + at) for at, item in enumerate(items)]
     return np.fromiter(varied, object, len(varied)).reshape(array.shape)
@@ -184,15 +187,19 @@ def _varied_text(item: Any, step: int) -> Any:
     return item
 
 
-def _varied_json(item: Any, step: int) -> Any:
+def _varied_json(item: Any, step: int, encode: Callable[[str], str]) -> Any:
     try:
         value = json.loads(item)
     except (TypeError, ValueError):
         return item
-    return json.dumps(_varied_value(value, step))
+    return json.dumps(_varied_value(value, step, encode))
 
 
-def _varied_value(value: Any, step: int) -> Any:
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _varied_value(value: Any, step: int, encode: Callable[[str], str]) -> Any:
     match value:
         case bool():
             return bool(step % 2)
@@ -201,11 +208,11 @@ def _varied_value(value: Any, step: int) -> Any:
         case float():
             return value + 0.5 * step
         case str():
-            return value if _is_moment(value) else _varied_text(value, step)
+            return value if _is_moment(value) else encode(_varied_text(value, step))
         case list():
-            return [_varied_value(item, step + at) for at, item in enumerate(value)]
+            return [_varied_value(item, step + at, encode) for at, item in enumerate(value)]
         case dict():
-            return {key: _varied_value(item, step) for key, item in value.items()}
+            return {key: _varied_value(item, step, encode) for key, item in value.items()}
     return value
 
 

@@ -1,8 +1,9 @@
 """Rowfiles: files of rows as chunks of columns, one request's worth each.
 
-CSV, JSON, JSON lines, Parquet and numpy arrays, by the metadata of the model they are for. A value
-that is missing is NaN in a float, NaT in an instant, null in JSON, and masked in other columns that
-may lack some; elsewhere it is refused. What a person can mend is a UsageError.
+CSV, JSON, JSON lines, Parquet and numpy arrays, by the metadata of the model they are for. The file
+of a model that does not answer row by row is one chunk. A value that is missing is NaN in a float,
+NaT in an instant, null in JSON, and masked in other columns that may lack some; elsewhere it is
+refused. What a person can mend is a UsageError.
 """
 
 import csv
@@ -32,6 +33,8 @@ _REQUEST_ROWS_MAX: Final = 256
 _REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _COLUMN: Final = (-1,)
+# What servers say of models whose rows are not known to be answered each by itself.
+_WHOLE: Final = frozenset({"whole", "unproven"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # What a signature calls inputs whose values travel as JSON in BYTES.
 _JSON_KINDS: Final = frozenset({"json", "array", "object", "map"})
@@ -187,7 +190,9 @@ def _read_json(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
         case [dict(), *_]:
             names = {name: None for record in found if isinstance(record, dict) for name in record}
             return _records_of(enumerate(found, start=1), metadata, list(names))
-        case dict() if found and all(isinstance(column, list) for column in found.values()):
+        case dict() if found and all(
+            isinstance(column, list) or _is_scalar(name, metadata) for name, column in found.items()
+        ):
             return _sliced(_filled(found, metadata), metadata)
     raise UsageError(
         'the JSON is neither records ([{"a": 1}, {"a": 2}]) nor columns ({"a": [1, 2]})'
@@ -298,6 +303,8 @@ def _filled_column(
     if isinstance(column, np.ndarray):
         return column
     fill = _fill_of(name, spec)
+    if not isinstance(column, list):  # The one value of an input without rows.
+        return np.asarray(fill(column, 1))
     return [fill(value, number) for number, value in enumerate(column, start=1)]
 
 
@@ -356,7 +363,7 @@ def _gathered(records: Iterator[Record], metadata: ModelMetadata) -> Iterator[Ch
     first = next(records, None)
     if not first:
         raise UsageError("the file has no rows")
-    rows_max = _rows_max(metadata, first)
+    rows_max = None if is_whole(metadata) else _rows_max(metadata, first)
     records = chain([first], records)
     while batch := list(islice(records, rows_max)):
         yield {name: _column([record[name] for record in batch], name, metadata) for name in first}
@@ -365,6 +372,9 @@ def _gathered(records: Iterator[Record], metadata: ModelMetadata) -> Iterator[Ch
 def _sliced(columns: Chunk, metadata: ModelMetadata) -> Iterator[Chunk]:
     """Whole columns to chunks."""
     names = _check_names(list(columns), metadata)
+    if is_whole(metadata):
+        yield {name: columns[name] for name in names}
+        return
     lengths = {len(columns[name]) for name in names}
     if len(lengths) != 1:
         raise UsageError(f"the columns have different numbers of rows: {sorted(lengths)}")
@@ -389,6 +399,23 @@ def _column(
     return np.ma.MaskedArray(items, [value is None for value in values])
 
 
+def is_whole(metadata: ModelMetadata) -> bool:
+    """Whether a file for the model is one request: its rows would be answered otherwise apart.
+
+    So it is where not all inputs count rows, or where the server says that the model does not
+    answer row by row, or that this is not known.
+    """
+    firsts = {spec.shape[:1] for spec in metadata.inputs}
+    if len(firsts) > 1 or () in firsts:
+        return True
+    return firsts <= {_COLUMN} and metadata.batching in _WHOLE
+
+
+def _is_scalar(name: str, metadata: ModelMetadata) -> bool:
+    spec = _spec_of(name, metadata)
+    return spec is not None and not spec.shape
+
+
 def _rows_max(metadata: ModelMetadata, row: Record) -> int:
     """How many rows like *row* make a request."""
     for spec in metadata.inputs:
@@ -411,7 +438,7 @@ def _nbytes(value: Any) -> int:
 
 def row_count(chunk: Chunk) -> int:
     """Rows of a chunk."""
-    return len(next(iter(chunk.values())))
+    return max((len(column) for column in chunk.values() if np.ndim(column) != 0), default=1)
 
 
 # Formats whose streams hold bytes; all others hold text.

@@ -38,7 +38,7 @@ _PARAMS: Final = {
     "string": "str",
     "datetime": "Instant",
 }
-# A value within JSON -> what a caller gives; answers have the same, but text for instants.
+# A value within JSON -> what a caller gives; answers have text for instants and bytes.
 _JSON: Final = {
     "boolean": "bool",
     "integer": "int",
@@ -46,7 +46,7 @@ _JSON: Final = {
     "float": "float",
     "double": "float",
     "string": "str",
-    "binary": "str",
+    "binary": "bytes | str",
     "datetime": "datetime | str",
 }
 
@@ -153,7 +153,7 @@ class Declarations:
                 text = f"{'Mapping' if is_given else 'dict'}[str, {item}]"
             case "object":
                 return self._class(kind["properties"], name, is_given=is_given)
-            case "datetime" if not is_given:
+            case "datetime" | "binary" if not is_given:
                 return "str"
             case other:
                 return _JSON.get(other, "object" if is_given else "Any")

@@ -61,6 +61,24 @@ def double() -> Iterator[Double]:
         "whole": ServedModel(
             (TensorSpec("x", "FP64", (-1,)),), lambda tensors: {"mean": np.zeros(1)}
         ),
+        "centring": ServedModel(
+            (TensorSpec("x", "FP64", (-1,)),),
+            lambda tensors: {"y": tensors["x"] - tensors["x"].mean()},
+            batching="whole",
+        ),
+        "series": ServedModel(
+            (TensorSpec("start", "INT64", (-1,)), TensorSpec("end", "INT64", (-1,))),
+            lambda tensors: {"y": np.arange(tensors["start"][0], tensors["end"][0] + 1.0)},
+            batching="unproven",
+        ),
+        "scaled": ServedModel(
+            (TensorSpec("x", "FP64", (-1,)), TensorSpec("k", "FP64", ())),
+            lambda tensors: {"y": tensors["x"] * tensors["k"], "k": tensors["k"]},
+        ),
+        "product": ServedModel(
+            (TensorSpec("a", "FP64", (-1, 2)), TensorSpec("b", "FP64", (2, -1))),
+            lambda tensors: {"y": tensors["a"] @ tensors["b"]},
+        ),
         "wide": ServedModel(
             (TensorSpec("x", "FP32", (-1, 1000, 100)),),
             lambda tensors: {"first": tensors["x"][:, 0, 0]},
@@ -453,6 +471,43 @@ def test_large_rows_travel_in_smaller_requests(ask: Any, double: Double) -> None
 def test_a_model_frozen_at_some_rows_is_asked_with_as_many(ask: Any, double: Double) -> None:
     assert len(json.loads(ask("frozen", "rows.npy", npy(np.arange(6.0))))) == 6
     assert [request.inputs[0].shape[0] for request in double.infer_requests] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("output", ["csv", "json", "table"])
+def test_a_model_that_does_not_answer_row_by_row_gets_the_whole_file(
+    ask: Any, double: Double, output: str
+) -> None:
+    ask("centring", "rows.csv", "x\n" + "1\n" * 1000 + "1001\n", output=output)
+
+    assert [request.inputs[0].shape[0] for request in double.infer_requests] == [1001]
+
+
+def test_an_answer_of_other_rows_than_the_file_is_printed_with_its_own(ask: Any) -> None:
+    content = "start,end\n3,5\n"
+
+    assert json.loads(ask("series", "rows.csv", content)) == [{"y": 3.0}, {"y": 4.0}, {"y": 5.0}]
+    assert ask("series", "rows.csv", content, output="csv") == "y\n3.0\n4.0\n5.0\n"
+    table = ask("series", "rows.csv", content, output="table")
+    assert "start" not in table
+    assert [f" {row} " in table for row in (3, 4, 5)] == [True] * 3
+
+
+def test_inputs_without_rows_stand_beside_those_with_rows(ask: Any, double: Double) -> None:
+    content = json.dumps({"x": [1.0, 2.0], "k": 3})
+
+    assert json.loads(ask("scaled", "rows.json", content)) == [{"y": [3.0, 6.0], "k": 3.0}]
+    assert [list(one.shape) for one in double.infer_requests[0].inputs] == [[2], []]
+    for output in ("csv", "table"):
+        with pytest.raises(UsageError, match=r"no common rows \(y \[2\], k \[\]\): use --output j"):
+            ask("scaled", "rows.json", content, output=output)
+
+
+def test_an_input_whose_first_axis_is_fixed_counts_no_rows(ask: Any, double: Double) -> None:
+    content = json.dumps({"a": [[1, 2], [3, 4], [5, 6]], "b": [[1, 0, 1, 0], [0, 1, 0, 1]]})
+
+    answer = json.loads(ask("product", "rows.json", content))
+
+    assert [row["y"] for row in answer] == [[1, 2, 1, 2], [3, 4, 3, 4], [5, 6, 5, 6]]
 
 
 def test_csv_output_has_a_column_per_element(ask: Any) -> None:
