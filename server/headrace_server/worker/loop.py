@@ -181,6 +181,7 @@ class InstanceThread:
                 "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,
+                "rows_proven": found.rows_proven,
                 "notes": list(adapter.notes),
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
