@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from .jsontext import SPELLED, NoNumber, Plain, read_json, spelled, write_json
+from .jsontext import SPELLED, NoNumber, Plain, encoder_of, read_json, spelled, write_json
 from .signature import TensorSpec
 
 _FLOATS: Final = frozenset({"float", "double"})
@@ -83,7 +83,7 @@ def write_cell(value: Any, schema: str, plain: Plain | None = None) -> str:
         RecursionError: It is nested too deeply.
     """
     try:
-        return json.dumps(value, default=plain, allow_nan=False)
+        return encoder_of(plain).encode(value)
     except ValueError:
         # That it holds itself is told here, before it is walked through.
         text = write_json(value, plain)
