@@ -16,7 +16,7 @@ import numpy as np
 from headrace.cells import revive
 from headrace.datatypes import DATATYPES, EXACT_INTEGER_MAX
 from headrace.jsontext import read_json
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 from headrace.typed import SIGNATURE_PARAMETER
 
 from .calls import Parameter, RequestEncoder, ResponseDecoder
@@ -54,7 +54,10 @@ class StubCodec:
     def __init__(self, contract: Contract, model: str, version: str) -> None:
         self._model, self._version = model, version
         self._inputs, self._outputs = contract.inputs, contract.outputs
-        self._form = Form(ModelMetadata(model, (), "", contract.inputs, contract.outputs))
+        signature = Signature(tuple(contract.inputs), tuple(contract.outputs))
+        self._form = Form(
+            ModelMetadata(model, (), "", contract.inputs, contract.outputs, signature=signature)
+        )
         self._encoder = RequestEncoder()
         self._decoder = ResponseDecoder()
         # With it a server refuses us where the model has changed too much.
@@ -86,7 +89,7 @@ class StubCodec:
         """The request of several rows: an array or list per input, None for what is left out.
 
         Raises:
-            InputMismatch: Values do not fit their input, or inputs differ in their rows.
+            InputMismatch: Values do not fit their input, or columns differ in their rows.
             TypeError: A parameter is of a type that cannot be sent.
         """
         pairs = zip(self._inputs, columns, strict=True)

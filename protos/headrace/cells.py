@@ -3,9 +3,11 @@
 What a value must look like stands in the column's `TensorSpec.schema`. The daemon checks cells as
 requests come; a worker reads them once more, as the Python objects that the model gets. JSON has no
 NaN and no infinities: where the schema asks for float or double they are the texts "NaN",
-"Infinity" and "-Infinity", and elsewhere they cannot be sent (jsontext.py).
+"Infinity" and "-Infinity", and elsewhere they cannot be sent (jsontext.py). It has no bytes either:
+binary is text in base64, as MLflow's servers have it.
 """
 
+import binascii
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from .jsontext import SPELLED, NoNumber, Plain, encoder_of, read_json, spelled, write_json
+from .nulls import is_anything
 from .signature import TensorSpec
 
 _FLOATS: Final = frozenset({"float", "double"})
@@ -39,11 +42,13 @@ def read_cell(text: bytes | str, spec: TensorSpec, moment: Callable[[str], Any] 
     """The value that *text* holds, as the column *spec* wants it.
 
     An integer where the type says float or double becomes a float, as do "NaN", "Infinity" and
-    "-Infinity".
+    "-Infinity", and null among them in an array: NaN. Base64 becomes bytes where the type says
+    binary. Texts and bytes within an array lose the zeros at their end, as with MLflow, which makes
+    arrays of numpy's of them.
 
     Args:
         text: JSON.
-        spec: The column; null is a value where it is optional.
+        spec: The column; null is a value where it is optional, or may be anything.
         moment: What a datetime within the value becomes, from its ISO 8601 text.
 
     Raises:
@@ -156,17 +161,24 @@ def _fitted(
 ) -> Any:
     """*value* as *kind* wants it; *path* leads to it from the cell's own value."""
     name = kind["type"]
-    if name == "any" or (value is None and not required):
+    if name == "any" or (value is None and (not required or is_anything(kind))):
         return value
     if name == "array":
         _expect(value, (list,), name, path)
         plain = _fitted_plain(value, kind["items"]["type"])
         if plain is not None:
             return plain
-        return [
-            _fitted(item, kind["items"], (*path, f"[{index}]"), moment, required=required)
+        kind = kind["items"]
+        if kind["type"] in _FLOATS:
+            value = [math.nan if item is None else item for item in value]
+        # As in MLflow a list of plain values, unlike one of lists, has no null of its own.
+        required |= kind["type"] in _SCALARS
+        items = [
+            _fitted(item, kind, (*path, f"[{index}]"), moment, required=required)
             for index, item in enumerate(value)
         ]
+        is_binary = kind["type"] == "binary"
+        return [item and item.rstrip(b"\0") for item in items] if is_binary else items
     if name == "map":
         _expect(value, (dict,), name, path)
         return {
@@ -187,6 +199,8 @@ def _fitted(
         return value
     if name in _FLOATS:
         return _float(value, name, path)
+    if name == "binary":
+        return _bytes(value, path)
     return _moment(value, path, moment) if name == "datetime" else value
 
 
@@ -206,8 +220,10 @@ def _fitted_plain(items: list[Any], name: str) -> list[Any] | None:
     if items and (bits := _INTEGER_BITS.get(name)):
         limit = 1 << (bits - 1)
         return items if -limit <= min(items) and max(items) < limit else None
-    # The text of an instant must be read.
-    return items if name != "datetime" else None
+    if name == "string" and "\0" in "".join(items):
+        return [item.rstrip("\0") for item in items]
+    # The text of an instant must be read, and so must that of bytes.
+    return items if name not in {"datetime", "binary"} else None
 
 
 def _fitted_object(
@@ -245,6 +261,15 @@ def _float(value: float, name: str, path: Sequence[str]) -> float:
     if math.isinf(number):
         raise CellError(f"expected {name}{_at(path)}, got a number beyond its range")
     return number
+
+
+def _bytes(value: str, path: Sequence[str]) -> bytes:
+    try:
+        # MLflow breaks lines.
+        plain = value.encode("ascii").replace(b"\n", b"")
+        return binascii.a2b_base64(plain, strict_mode=True)
+    except ValueError:
+        raise CellError(f"expected binary{_at(path)} in base64, got other text") from None
 
 
 def _moment(value: str, path: Sequence[str], moment: Callable[[str], Any]) -> Any:

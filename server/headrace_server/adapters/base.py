@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from headrace.datatypes import datatype_of
+from headrace.datatypes import DATATYPES, datatype_of
+from headrace.nulls import is_nullable
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
@@ -125,6 +126,13 @@ class Adapter(ABC):
         """Bring *tensors* to the device."""
         return tensors
 
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """Bring *tensors* to the device, where rows of the columns *nullable* may lack values.
+
+        A model whose `signature` says `no_nulls` has no such columns but those of floats.
+        """
+        return self.stage(tensors)
+
     @abstractmethod
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Start computing, with *params* where the model takes them."""
@@ -204,9 +212,38 @@ def stack_columns(columns: Sequence[Array], dtype: npt.DTypeLike) -> Array:
 
 
 def all_required(signature: Signature) -> Signature:
-    """*signature* for a model that cannot do without any of its inputs."""
+    """*signature* for a model that cannot do without any of its inputs, nor of their values."""
     inputs = tuple(replace(spec, optional=False) for spec in signature.inputs)
+    return without_nulls(replace(signature, inputs=inputs))
+
+
+def without_nulls(signature: Signature) -> Signature:
+    """*signature* for a model that wants a value in every row; among floats NaN is one."""
+    inputs = tuple(
+        replace(spec, no_nulls=True) if is_nullable(spec) and not is_float(spec) else spec
+        for spec in signature.inputs
+    )
     return replace(signature, inputs=inputs)
+
+
+def is_float(spec: TensorSpec) -> bool:
+    """Whether what is missing in *spec* is NaN."""
+    return DATATYPES[spec.datatype].dtype.kind == "f"
+
+
+def matched(names: Sequence[str], own: Sequence[str], whose: str) -> dict[str, str]:
+    """The model's *own* name for each of its signature's input *names*.
+
+    By name, else by position where no name is both: one that is would go elsewhere.
+
+    Raises:
+        LoadError: Neither fits. *whose* names the part of the model that has its own.
+    """
+    if set(names) == set(own):
+        return {name: name for name in names}
+    if len(names) == 1 == len(own) or (len(names) == len(own) and set(own).isdisjoint(names)):
+        return dict(zip(names, own, strict=True))
+    raise LoadError(f"the signature's inputs {list(names)} do not match {whose} {list(own)}")
 
 
 def default_params(signature: Signature | None) -> Params:

@@ -202,7 +202,8 @@ class Prover:
         count = min(_MANY_ROWS, self._rows_max)
         if count > len(rows) and self._has_time(count * self._row_s):
             self._run_together([rows[at % len(rows)] for at in range(count)])
-        for name, tensors in edge_rows(rows[0].tensors, is_careful=self._is_careful):
+        edges = edge_rows(rows[0].tensors, self._signature, is_careful=self._is_careful)
+        for name, tensors in edges:
             if not self._has_time():
                 return
             self._compare_edge(name, rows, tensors)

@@ -18,7 +18,17 @@ import numpy as np
 from headrace.signature import Signature
 
 from ..devices import Device
-from .base import NO_PARAMS, Adapter, Array, Artifact, LoadError, Params, Tensors, loading
+from .base import (
+    NO_PARAMS,
+    Adapter,
+    Array,
+    Artifact,
+    LoadError,
+    Params,
+    Tensors,
+    loading,
+    without_nulls,
+)
 from .outputs import named_outputs
 from .raw import objects
 from .tables import frame_of, python_column
@@ -44,6 +54,10 @@ class PyfuncAdapter(Adapter):
         with loading("server", ("mlflow", "pandas")):
             self._model = _load(artifact)
         signature = artifact.signature
+        self._signature = signature
+        if signature is not None and _has_type_hint(self._model):
+            # MLflow knows no type hint of a single value that may be None.
+            self._signature = without_nulls(signature)
         self._form = _form(self._model, signature)
         self._is_of_one_row = _is_of_one_row(self._model)
         outputs = () if signature is None else signature.outputs
@@ -53,6 +67,11 @@ class PyfuncAdapter(Adapter):
         self._has_params = signature is not None and bool(signature.params)
         kinds = {} if signature is None else {spec.name: spec.kind for spec in signature.params}
         self._moments = [name for name, kind in kinds.items() if kind == "datetime"]
+
+    @property
+    def signature(self) -> Signature | None:
+        """The artifact's; a type hint takes no nulls."""
+        return self._signature
 
     def stage(self, tensors: Tensors) -> Any:
         """The DataFrame, array, dict of arrays or list that the model takes.
@@ -129,7 +148,7 @@ def _form(model: Any, signature: Signature | None) -> Form:
         schema = model.metadata.get_input_schema()
         is_bare = len(specs) == 1 and not schema.has_input_names()
         return _only if is_bare else dict
-    if model.metadata._is_signature_from_type_hint():  # noqa: SLF001 - nothing public tells.
+    if _has_type_hint(model):
         # The model's own `predict` checks the values against its type hint.
         (spec,) = specs
         return lambda tensors: _python_values(python_column(tensors[spec.name], spec))
@@ -143,6 +162,12 @@ def _form(model: Any, signature: Signature | None) -> Form:
             frame(tensors), model.input_example
         )
     return frame
+
+
+def _has_type_hint(model: Any) -> bool:
+    """Whether the signature is made of the type hint of the model's `predict`."""
+    found: bool = model.metadata._is_signature_from_type_hint()  # noqa: SLF001 - nothing public.
+    return found
 
 
 def _as_given(tensors: Tensors) -> Any:

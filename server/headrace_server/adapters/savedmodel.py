@@ -26,6 +26,7 @@ from .base import (
     Tensors,
     all_required,
     loading,
+    matched,
     name_outputs,
 )
 from .raw import mapped
@@ -98,8 +99,9 @@ class SavedModelAdapter(Adapter):
         if value is None:
             return None
         array = host_array(value)
-        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1:] == (1,)
-        return array[:, 0] if is_flat else array
+        # As MLflow has it.
+        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1] == 1
+        return array.ravel() if is_flat else array
 
 
 def configure_tensorflow(device: Device) -> Scope:
@@ -175,13 +177,9 @@ def _function(module: Any, name: str) -> tuple[Callable[..., Any], dict[str, Any
 
 def _targets(names: list[str], own_inputs: Mapping[str, Any]) -> dict[str, str]:
     """The function's name for each input of the model's signature; its own where it has none."""
-    if not names or set(names) == set(own_inputs):
+    if not names:
         return {name: name for name in own_inputs}
-    if not own_inputs:
-        return {}
-    if len(names) != len(own_inputs):
-        raise LoadError(f"the signature's inputs {names} do not match {list(own_inputs)}")
-    return dict(zip(names, own_inputs, strict=True))
+    return matched(names, list(own_inputs), "the function's") if own_inputs else {}
 
 
 def _own_signature(own_inputs: Mapping[str, Any]) -> Signature | None:

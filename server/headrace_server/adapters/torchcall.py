@@ -17,7 +17,7 @@ _GRAPHED_MODES = frozenset({"reduce-overhead", "max-autotune"})
 
 
 class TorchCall:
-    """A callable on a device, called in inference mode with tensors by position or name.
+    """A callable on a device, called in inference mode with tensors by position, name or in a dict.
 
     Attributes:
         notes: What of the tuning could not be had, a sentence each.
@@ -92,8 +92,8 @@ class TorchCall:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._is_channels_last:
-            args = tuple(map(_last, args))
-            kwargs = {name: _last(value) for name, value in kwargs.items()}
+            args = tuple(_each_tensor(_last, one) for one in args)
+            kwargs = {name: _each_tensor(_last, value) for name, value in kwargs.items()}
         with self._autocast:
             result = self._first(args, kwargs) if self._is_unproven else self._call(*args, **kwargs)
         if self._half is not None or self._is_overwriting:
@@ -183,12 +183,11 @@ def _each_tensor(change: Callable[[Any], Any], result: Any) -> Any:
     return mapped(lambda one: change(one) if isinstance(one, torch.Tensor) else one, result)
 
 
-def _last(value: Any) -> Any:
-    """*value* with its channels last, where it is a batch of images."""
+def _last(tensor: Any) -> Any:
+    """*tensor* with its channels last, where it is a batch of images."""
     import torch
 
-    is_images = isinstance(value, torch.Tensor) and value.ndim == 4
-    return value.to(memory_format=torch.channels_last) if is_images else value
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _key(args: tuple[Any, ...]) -> Any:

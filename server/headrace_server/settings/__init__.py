@@ -6,7 +6,7 @@ Weakest first: defaults, the tags of a model's version, headrace.toml, the envir
 from .effective import Settings
 from .sources import read_settings
 from .tables import AuthSettings, BucketBy, ModelSettings, ServerSettings, TlsSettings
-from .uris import shown_uri, split_model
+from .uris import shown_uri, socket_path, split_model
 
 __all__ = [
     "AuthSettings",
@@ -17,5 +17,6 @@ __all__ = [
     "TlsSettings",
     "read_settings",
     "shown_uri",
+    "socket_path",
     "split_model",
 ]

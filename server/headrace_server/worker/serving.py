@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.nulls import masks_of
 from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
@@ -25,6 +26,7 @@ from ..errors import without_paths
 from ..frames import FrameSocket, Kind
 from ..types import Instants
 from .evidence import Evidence
+from .nulls import without_masks
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -102,6 +104,8 @@ class Serving:
         self._number = number
         self._name = name
         self._signature = signature
+        self._specs = () if signature is None else signature.inputs
+        self._masks = masks_of(self._specs)
         self._form = form
         self._evidence = evidence
 
@@ -160,7 +164,12 @@ class Serving:
         batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
             inputs = read_inputs(run.inputs, self._memory, self._signature)
-            staged = adapter.stage(inputs)
+            # Masks are the last inputs of a batch that has any.
+            has_masks = run.inputs[-1].name in self._masks
+            if has_masks:
+                staged = adapter.stage_nulls(*without_masks(inputs, self._specs, self._masks))
+            else:
+                staged = adapter.stage(inputs)
             params = _params(run)
             staged_ns = time.monotonic_ns()
             if self._is_asynchronous:
@@ -172,7 +181,7 @@ class Serving:
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return None
-        if self._evidence is None or not self._evidence.wants(run.rows):
+        if self._evidence is None or has_masks or not self._evidence.wants(run.rows):
             inputs = {}
         computed_ns = time.monotonic_ns()
         return _Launched(run, params, batch, result, received_ns, staged_ns, computed_ns, inputs)
@@ -230,7 +239,8 @@ class Serving:
             for name, output in outputs.items():
                 if output.shape[:1] != (run.rows,):
                     why = f"output {name!r} has shape {list(output.shape)} for {run.rows} row(s)"
-                    self._tell(Finding(Verdict.WHOLE, why))
+                    if self._evidence is not None:
+                        self._tell(Finding(Verdict.WHOLE, why))
                     raise OutputMismatch(why)
         return outputs
 

@@ -86,7 +86,7 @@ MIXING: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     ),
     "refusing all but some": (
         lambda t: t["x"] if np.isfinite(t["x"]).any() else 1 / 0,
-        "a row with missing numbers is refused alone, but not beside others",
+        "a row with missing values is refused alone, but not beside others",
     ),
 }
 

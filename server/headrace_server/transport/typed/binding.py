@@ -144,7 +144,7 @@ class _Form:
         service = binding.service
         self._model = binding.model
         self._message_bytes_max = message_bytes_max
-        self._items = service.inputs
+        self._items = (*service.inputs, *service.masks)
         self._params = service.params
         self._table = FieldTable(service, is_row=is_row)
         self._readers = [
@@ -153,7 +153,7 @@ class _Form:
                 binding.message_class(item.type) if item.kind is Kind.ARRAY else None,
                 is_row=is_row,
             )
-            for item in service.inputs
+            for item in self._items
         ]
         self._params_class = binding.message_class(service.params_message) if self._params else None
         self._writers = [
