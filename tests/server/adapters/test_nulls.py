@@ -68,22 +68,35 @@ class Sum(BaseEstimator):  # type: ignore[misc]
 
     def predict(self, given: Any) -> Array:
         self.seen_ = type(given).__name__
-        values = given.to_numpy(np.float64) if isinstance(given, pd.DataFrame) else given
+        is_frame = isinstance(given, pd.DataFrame)
+        values = given.to_numpy(np.float64) if is_frame else given.astype(np.float64)
         total: Array = values.sum(axis=1)
         return total
 
 
-def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(tmp_path: Path) -> None:
-    adapter = estimator(tmp_path, Sum(), COLUMNS)
-    full = {"size": np.array([1.0, 2.0]), "is_new": np.array([True, False])}
-    mask = np.array([False, True])
+def columns_of(datatype: str, kind: str) -> Signature:
+    return Signature(
+        tuple(TensorSpec(name, datatype, (-1,), kind, optional=True) for name in ("a", "b"))
+    )
 
-    assert adapter.predict(full)["output-0"].tolist() == [2.0, 2.0]
+
+def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(tmp_path: Path) -> None:
+    adapter = estimator(tmp_path, Sum(), columns_of("BOOL", "boolean"))
+    full = {"a": np.array([True, False]), "b": np.array([True, False])}
+
+    assert adapter.predict(full)["output-0"].tolist() == [2, 0]
     assert adapter._model.seen_ == "ndarray"
-    np.testing.assert_equal(asked(adapter, {**full, "is_new.is_null": mask}), [2.0, np.nan])
+    nulls = {**full, "b.is_null": np.array([False, True])}
+    np.testing.assert_equal(asked(adapter, nulls), [2.0, np.nan])
     assert adapter._model.seen_ == "DataFrame"
-    # Of numbers NaN is a value that the quick way was tried with.
-    np.testing.assert_equal(asked(adapter, {**full, "size.is_null": mask}), [2.0, np.nan])
+
+
+def test_of_numbers_nan_is_a_value_that_the_quick_way_was_tried_with(tmp_path: Path) -> None:
+    adapter = estimator(tmp_path, Sum(), columns_of("FP64", "double"))
+    full = {"a": np.array([1.0, 2.0]), "b": np.array([1.0, 0.0])}
+
+    nulls = {**full, "a.is_null": np.array([False, True])}
+    np.testing.assert_equal(asked(adapter, nulls), [2.0, np.nan])
     assert adapter._model.seen_ == "ndarray"
 
 
