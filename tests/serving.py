@@ -87,6 +87,18 @@ class Daemon:
         assert found(), "\n".join(self.lines)
         return found()[0]
 
+    def wait_ready(self) -> None:
+        """Wait until it is ready, as long as its log has news: of many models each takes a while."""
+        while not self.events("ready"):
+            seen = len(self.lines)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda seen=seen: len(self.lines) > seen or self.process.poll() is not None,
+                    READY_S_MAX,
+                )
+            has_news = len(self.lines) > seen and self.process.poll() is None
+            assert has_news, "\n".join(self.lines)
+
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
         try:
