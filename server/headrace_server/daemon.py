@@ -39,8 +39,13 @@ from .wall import lacks
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
 
-# A second line behind the librarian's judgement: MLflow's own switch, and no code from the hub.
-_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **OFFLINE}
+# A second line behind the librarian's judgement: MLflow's own switch, no code from the hub, and no
+# options of a session from within a graph.
+_NO_PICKLE = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "ORT_LOAD_CONFIG_FROM_MODEL": "0",
+    **OFFLINE,
+}
 
 _NVIDIA = "/proc/driver/nvidia/gpus"
 

@@ -24,11 +24,12 @@ from .worker import Worker
 _TRIALS_MAX = 4
 # How long a worker may take to free a model that was tried (seconds).
 _FREED_S_MAX = 10.0
-# Has Hugging Face's libraries, and what is built on them, fetch nothing and report nothing.
-OFFLINE = {
-    **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1"),
-    **dict.fromkeys(("HF_EVALUATE_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1"),
-}
+# Has Hugging Face's libraries, and what is built on them, fetch nothing.
+OFFLINE = dict.fromkeys(
+    ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1"
+)
+# Has libraries tell nobody what they are used for.
+_SILENT = dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"), "1")
 
 
 class WorkerPool:
@@ -233,6 +234,7 @@ class WorkerPool:
                 **_gpu_order(),
                 **_thread_limits(self.threads_per_call),
                 **_offline(is_confined=self._confinement is not None),
+                **_SILENT,
             },
             on_end=self._supervisor.note_end,
             is_trial=is_trial,

@@ -82,7 +82,7 @@ def raise_wall(wall: Wall) -> None:
     global _raised  # noqa: PLW0603 - a process has one, for good.
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a wall must be raised before there is a second thread")
-    _settle_in(wall.scratch)
+    _settle_in(wall)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, _FILE_BYTES_MAX)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -117,9 +117,12 @@ def _places(wall: Wall, models: str) -> list[tuple[str, int]]:
     ]
 
 
-def _settle_in(scratch: str) -> None:
-    os.chdir(scratch)
-    os.environ.update(dict.fromkeys(_OWN_PLACES, scratch))
+def _settle_in(wall: Wall) -> None:
+    os.chdir(wall.scratch)
+    os.environ.update(dict.fromkeys(_OWN_PLACES, wall.scratch))
+    if not wall.runs_code:
+        # Else joblib looks for named shared memory, and says at length that there is none.
+        os.environ["JOBLIB_MULTIPROCESSING"] = "0"
     # Else asked of a file that is not to be read.
     for name in ("USER", "LOGNAME"):
         os.environ.setdefault(name, "headrace")
