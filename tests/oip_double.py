@@ -38,6 +38,8 @@ class ServedModel:
     rows: int | None = None
     device: str = ""
     workers: tuple[str, ...] = ()
+    batching: str = ""
+    batching_reason: str = ""
 
 
 @dataclass
@@ -135,6 +137,9 @@ class Double:
             entry = response.models.add(name=name, version=model.version, state="READY")
             if model.device:
                 entry.parameters["device"].string_param = model.device
+            if model.batching:
+                entry.parameters["batching"].string_param = model.batching
+                entry.parameters["batching_reason"].string_param = model.batching_reason
             if model.workers:
                 entry.parameters["workers"].string_param = ",".join(model.workers)
             if model.rows is not None:

@@ -31,7 +31,7 @@ from headrace.elements import TensorError
 from headrace.metadata import tell_signature
 from headrace.oip import open_inference_pb2 as oip
 from headrace.parameters import fill_parameters
-from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec
+from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
 from headrace.tensors import decode, encode
 from headrace.typed import SIGNATURE_KEY, SIGNATURE_PARAMETER, drift
 
@@ -247,8 +247,10 @@ def _check_signature(model: _Model, ask: oip.ModelInferRequest) -> None:
         )
 
 
-def _inputs(signature: Signature, ask: oip.ModelInferRequest) -> tuple[dict[str, Array], int]:
-    """What the model is given, by name, and its number of rows."""
+def _inputs(
+    signature: Signature, ask: oip.ModelInferRequest
+) -> tuple[dict[str, Array], int | None]:
+    """What the model is given, by name, and its number of rows; None where these differ."""
     if len(ask.raw_input_contents) != len(ask.inputs):
         raise SignatureMismatch(
             f"expected {len(ask.inputs)} raw inputs, one per input, got "
@@ -259,7 +261,7 @@ def _inputs(signature: Signature, ask: oip.ModelInferRequest) -> tuple[dict[str,
         return {
             tensor.name: decode(raw, DATATYPES[tensor.datatype], tensor.shape)
             for tensor, raw in zip(given, ask.raw_input_contents, strict=True)
-        }, given[0].shape[0] if given and given[0].shape else 1
+        }, common_rows(given)
     fit = signature.fit(given)
     inputs = {}
     for spec, at in zip(signature.inputs, fit.order, strict=True):
@@ -319,7 +321,9 @@ def _wanted(signature: Signature, ask: oip.ModelInferRequest) -> list[str]:
     return wanted
 
 
-def _outputs(model: _Model, name: str, given: Any, rows: int) -> dict[str, tuple[str, Array]]:
+def _outputs(
+    model: _Model, name: str, given: Any, rows: int | None
+) -> dict[str, tuple[str, Array]]:
     """Datatype and array of each output; what does not fit the signature is the test's mistake."""
     specs = model.signature.outputs
     if not isinstance(given, Mapping):
@@ -339,7 +343,7 @@ def _outputs(model: _Model, name: str, given: Any, rows: int) -> dict[str, tuple
     }
 
 
-def _declared_output(spec: TensorSpec, model: str, values: Any, rows: int) -> Array:
+def _declared_output(spec: TensorSpec, model: str, values: Any, rows: int | None) -> Array:
     where = f"the answer of {model!r}, output {spec.name!r}"
     if spec.kind == "json":
         cells = list(values)
@@ -358,7 +362,8 @@ def _declared_output(spec: TensorSpec, model: str, values: Any, rows: int) -> Ar
         raise Internal(f"{where}: expected {spec.datatype}, got {array.dtype.name}")
     if spec.is_column and array.ndim == 2 and array.size == len(array):
         array = array.reshape(-1)
-    expected = (rows, *spec.shape[1:]) if spec.shape[:1] == (-1,) else spec.shape
+    is_counted = rows is not None and spec.shape[:1] == (-1,)
+    expected = (rows, *spec.shape[1:]) if is_counted else spec.shape
     if len(array.shape) != len(expected) or any(
         want not in (-1, size) for want, size in zip(expected, array.shape, strict=True)
     ):

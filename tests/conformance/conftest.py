@@ -52,6 +52,9 @@ def callers(tmp_path_factory: pytest.TempPathFactory, gate: Path) -> Iterator[di
         "puppet.rows_max=64",
         "graph.rows_max=64",
         "puppet.priority_levels=3",
+        # Both tell of their batches in their answers.
+        "puppet.batched=true",
+        "sized.batched=true",
         "sized.rows_allowed=4 8",
         'masked.bucket_by={"sizes": [4, 8], "mask": "real"}',
     )

@@ -311,15 +311,29 @@ WRONG: dict[str, tuple[Wrong, str, str]] = {
         "INTERNAL",
         r"^ValueError: a row said so, in <path> \(error id\)$",
     ),
-    "too few rows from the model": (
-        message("puppet", {"input-0": np.array([[puppet.TOO_FEW_ROWS, 0.0]])}),
-        "INTERNAL",
-        r"output 'output-0' has shape \[0, 2\] for 1 rows",
-    ),
-    "no rows of a model whose outputs are unknown": (
-        message("echo", {"x": np.empty((0, 2))}), INVALID, "'echo': expected at least 1 row",
-    ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        # Of a model that batches by the operator's word.
+        message("puppet", {"input-0": np.array([[puppet.TOO_FEW_ROWS, 0.0]])}),
+        # Of a model of which nothing is known.
+        message("echo", {"x": np.empty((0, 2))}),
+    ],
+    ids=["puppet", "echo"],
+)
+def test_an_answer_of_other_rows_than_the_request_is_the_models_own(
+    callers: dict[str, Caller], request_: ModelInferRequest
+) -> None:
+    for caller in callers.values():
+        beside = [caller.submit(message("graph", {"x": X + k})) for k in range(3)]
+        got = caller.ask(request_)
+        assert got.code == "OK", got.details
+        assert answers(got.response)["output-0"].shape == (0, 2)
+        for call in beside:
+            assert answers(ending(call).response)["y"].shape == (1, 3)
 
 
 @pytest.mark.parametrize("case", WRONG)

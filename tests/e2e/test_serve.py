@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 import models
-from headrace_client import Client, NotFound
+from headrace_client import Client, Internal, NotFound
 from serving import READY_S_MAX, REGISTERED, Daemon, untried
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def test_narrower_datatypes_are_widened(daemon: Daemon) -> None:
             assert client.infer("iris", narrow).array.tolist() == wide
 
 
-def test_a_model_frozen_at_one_row_serves_unbatched(daemon: Daemon) -> None:
+def test_a_model_frozen_at_one_row_runs_one_request_at_a_time(daemon: Daemon) -> None:
     ready = {line["model"]: line for line in daemon.events("model_ready")}
     tensors = models.model("torch_pt2_frozen").rows(1)
 
@@ -96,17 +96,23 @@ def test_a_model_frozen_at_one_row_serves_unbatched(daemon: Daemon) -> None:
         futures = [client.submit("frozen", tensors) for _ in range(50)]
         answers = [future.result().array for future in futures]
 
-    assert ready["frozen"]["batched"] is False
-    assert ready["net"]["batched"] is True
+    assert ready["frozen"]["batching"] == "whole"
+    assert ready["net"]["batching"] == "batched"
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
-def test_several_rows_go_through_a_frozen_model_one_by_one(daemon: Daemon) -> None:
+def test_several_rows_go_through_a_frozen_model_as_its_operator_says(
+    daemon: Daemon, serve: Callable[..., Daemon]
+) -> None:
     original = models.model("torch_pt2_frozen")
     one = original.rows(1)
     rows = {name: np.concatenate([x, 2 * x, 3 * x]) for name, x in one.items()}
+    with Client(daemon.address) as client, pytest.raises(Internal, match="Guard failed"):
+        client.infer("frozen", rows)
 
-    with Client(daemon.address) as client:
+    told = serve("models:/frozen/1", *untried("frozen"), "--set", "frozen.batched=true")
+    told.wait("ready")
+    with Client(told.address) as client:
         together = client.infer("frozen", rows).array
         apart = [
             client.infer("frozen", {name: k * x for name, x in one.items()}).array

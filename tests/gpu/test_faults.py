@@ -22,7 +22,7 @@ def test_a_batch_that_is_out_of_memory_is_halved_and_the_rows_that_fit_are_remem
     house.networks.put("hungry", hungry(rows_max=4))
     house.load("hungry", "hungry")
     model = house.repository.find("hungry")
-    assert model.is_batchable
+    assert model.is_batched
 
     requests = [house.request(model, float(number), 1.0) for number in range(16)]
     model.scheduler.submit(requests)

@@ -31,7 +31,7 @@ _MANY_ROWS = 37
 _EXTRA_S = 2.0
 
 
-class Verdict(enum.StrEnum):
+class Verdict(enum.Enum):
     """Whether requests to a model share batches."""
 
     BATCHED = "batched"
@@ -97,6 +97,7 @@ class Prover:
         self._tolerance = Tolerance(precision)
         self._extra_until = 0.0
         self._row_s = 0.0
+        self._tried = 0
 
     def prove(self, example: Tensors | None, inner: int) -> Finding:
         """Whether the model batches, by rows of *example* or made up with inner axes of *inner*."""
@@ -117,7 +118,7 @@ class Prover:
             self.is_frozen_at_one = isinstance(refuted, _Frozen)
             return Finding(Verdict.WHOLE, str(refuted))
         if constant:
-            why = f"output {constant!r} was the same for all {len(rows)} rows that were tried"
+            why = f"output {constant!r} was the same for all {self._tried} rows that were tried"
             return Finding(Verdict.UNPROVEN, why)
         return Finding(Verdict.BATCHED, f"{len(rows)} rows answered alike alone and together")
 
@@ -143,6 +144,7 @@ class Prover:
                 raise _Refuted(f"one row gives the outputs {other}, another {list(answer)}")
             self._tolerance.learn(answer)
             rows.append(_Row(tensors, answer))
+        self._tried = len(rows)
         self._row_s = (time.monotonic() - began) / max(len(rows), 1)
         if rows:
             self._check_repeats(rows[0])

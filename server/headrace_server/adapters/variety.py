@@ -128,9 +128,10 @@ def _varied(
         case "f":
             # From close by to far: what a model answers alike close by, it may not far away.
             reach = 0.5 * 1.5 ** (step // 3)
-            scale = np.where(array == 0, 1.0, np.abs(array.astype(np.float64)))
-            moved = array + chance.normal(0.0, reach, array.shape) * scale
-            return np.asarray(moved, array.dtype)
+            values = array.astype(np.float64)
+            scale = np.where(values == 0, 1.0, np.abs(values))
+            moved = values + chance.normal(0.0, reach, array.shape) * scale
+            return moved.astype(array.dtype)
         case "i" | "u":
             return _varied_integers(array, step, chance, is_made_up=is_made_up)
         case "O":
@@ -148,7 +149,7 @@ def _varied_integers(
     if is_made_up or array.size == 1:
         low = 0 if is_made_up else int(array.min(initial=0))
         high = low + 3 + step
-        bound = min(int(np.iinfo(array.dtype).max), high)
+        bound = min(int(np.iinfo(array.dtype.str).max), high)
         drawn = chance.integers(min(low, bound - 1), bound, array.shape)
         if array.size == 1:
             drawn = np.full(array.shape, min(low + step % (bound - low + 1), bound))
@@ -218,7 +219,8 @@ def _filled(array: Array, *, kinds: str, value: float) -> Array:
 def _negated(array: Array, *, kinds: str) -> Array:
     if array.dtype.kind not in kinds:
         return array
-    return -np.abs(array) - array.dtype.type(1)
+    negated: Array = -np.abs(array) - array.dtype.type(1)
+    return negated
 
 
 def _enlarged(array: Array) -> Array:

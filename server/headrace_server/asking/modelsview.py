@@ -214,13 +214,15 @@ def _json(look: _Look) -> str:
 
 def _reason(model: ModelStatus) -> str:
     """Why a model is not served as it might be: not at all, or without batches."""
-    unbatched = "" if model.batching == "batched" else model.batching_reason
-    return "; ".join(filter(None, (model.reason, unbatched)))
+    batching = ""
+    if model.batching and model.batching != "batched":
+        batching = f"{model.batching}: {model.batching_reason}"
+    return "; ".join(filter(None, (model.reason, batching)))
 
 
 def _table(look: _Look) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "version", "state", "device", "worker", "batching"):
+    for name in ("name", "version", "state", "device", "worker"):
         table.add_column(name, overflow="fold", justify="right" if name == "version" else "left")
     table.add_column("rows/s", justify="right")
     table.add_column("reason", overflow="fold", ratio=1)
@@ -232,7 +234,6 @@ def _table(look: _Look) -> RenderableType:
             Text(model.state, _STATE_STYLES.get(model.state, "")),
             Text(model.device),
             Text(", ".join(model.workers)),
-            Text(model.batching, "" if model.batching == "batched" else "yellow"),
             "" if rate is None else f"{rate:,.0f}",
             Text(_reason(model)),
         )

@@ -51,18 +51,18 @@ class Limits:
         queue_rows_max: Rows that may wait.
         queue_bytes_max: Bytes of tensors that may wait.
         splits: Whether a request above rows_max is cut over several batches; else it runs alone.
-        is_whole: Whether every batch is one whole request, whatever its rows.
         levels: The priorities, highest first.
         predicts: Whether a request is refused whose deadline cannot be met.
+        is_whole: Whether every batch is one whole request, whatever its rows.
     """
 
     rows_max: int = 128
     queue_rows_max: int = 16_384
     queue_bytes_max: int = 1 << 30
     splits: bool = True
-    is_whole: bool = False
     levels: tuple[Level, ...] = (Level(),)
     predicts: bool = False
+    is_whole: bool = False
 
 
 @dataclass(slots=True)

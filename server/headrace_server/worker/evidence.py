@@ -140,16 +140,16 @@ class Evidence:
             while self._fresh:
                 self._sort_in(self._fresh.popleft())
             ready = next((kind for kind in self._kinds.values() if _is_ready(kind)), None)
-            if ready is None:
-                return None
-            self._try_together(ready)
-            if not _is_decided(ready):
+            if ready is not None:
+                self._try_together(ready)
+            proven = next((kind for kind in self._kinds.values() if _is_proven(kind)), None)
+            if proven is None:
                 return None
         except _Refuted as refuted:
             self._forget()
             return Finding(Verdict.WHOLE, str(refuted))
         self._is_proving = False
-        count = len(ready.kept)
+        count = len(proven.kept)
         self._forget()
         return Finding(Verdict.BATCHED, f"{count} requests answered alike alone and together")
 
@@ -265,19 +265,14 @@ class Evidence:
 
 def _is_ready(kind: _Kind) -> bool:
     """Whether a trial of its requests would tell something new."""
-    return len(kind.kept) >= _REQUESTS_MIN and (
-        kind.trials < _TRIALS_MIN or (_is_settled(kind) and not _is_decided(kind))
-    )
+    return len(kind.kept) >= _REQUESTS_MIN and kind.trials < _TRIALS_MIN
 
 
-def _is_decided(kind: _Kind) -> bool:
-    return kind.trials >= _TRIALS_MIN and len(kind.kept) >= _REQUESTS_MIN and _is_settled(kind)
-
-
-def _is_settled(kind: _Kind) -> bool:
-    """Whether each output differed between rows, or never did in very many."""
-    names = kind.kept[0].answer.keys() if kind.kept else set()
-    return names <= kind.varied or kind.rows_seen >= _CONSTANT_ROWS
+def _is_proven(kind: _Kind) -> bool:
+    """Whether enough trials were alike, and each output differed or never did in many rows."""
+    if kind.trials < _TRIALS_MIN:
+        return False
+    return kind.kept[0].answer.keys() <= kind.varied or kind.rows_seen >= _CONSTANT_ROWS
 
 
 def _bytes_of(tensors: Tensors) -> int:

@@ -166,7 +166,7 @@ class InstanceThread:
             {
                 "instance": spec["instance"],
                 "signature": None if found.signature is None else found.signature.to_json(),
-                "verdict": verdict,
+                "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,
                 "notes": list(adapter.notes),

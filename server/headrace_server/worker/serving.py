@@ -146,7 +146,7 @@ class Serving:
         """Have the daemon know; a model that is whole is so for good."""
         if finding.verdict is Verdict.WHOLE:
             self._evidence = None
-        report = {"instance": self._number, "verdict": finding.verdict, "why": finding.why}
+        report = {"instance": self._number, "verdict": finding.verdict.value, "why": finding.why}
         self._frames.send_json(Kind.FOUND, report)
 
     def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:
@@ -213,7 +213,8 @@ class Serving:
             for name, output in outputs.items():
                 if output.shape[:1] != (run.rows,):
                     why = f"output {name!r} has shape {list(output.shape)} for {run.rows} row(s)"
-                    self._tell(Finding(Verdict.WHOLE, why))
+                    if self._evidence is not None:
+                        self._tell(Finding(Verdict.WHOLE, why))
                     raise OutputMismatch(why)
         return outputs
 

@@ -18,6 +18,7 @@ from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Artifact, LoadError
 from headrace_server.adapters.onnx import OnnxAdapter
 from headrace_server.adapters.probe import probe
+from headrace_server.adapters.proof import Finding, Verdict
 from headrace_server.devices import open_device
 from headrace_server.devices.host import HostDriver, Instant
 from headrace_server.devices.pipeline import Pipeline
@@ -182,7 +183,7 @@ def test_probabilities_in_dicts_become_a_matrix(open_graph: Opener) -> None:
 
     found = probe(adapter)
 
-    assert found.batchable, found.why
+    assert found.finding.verdict is Verdict.BATCHED, found.finding
     assert found.signature == Signature(
         (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("p", "FP32", (-1, 2)),)
     )
@@ -197,8 +198,7 @@ def test_a_graph_of_a_fixed_batch_is_not_batchable(open_graph: Opener) -> None:
 
     found = probe(open_graph(graph))
 
-    assert not found.batchable
-    assert found.why == "the signature fixes the number of rows"
+    assert found.finding == Finding(Verdict.WHOLE, "the signature fixes the number of rows")
 
 
 def test_tensors_beside_the_graph_are_found(open_graph: Opener, tmp_path: Path) -> None:

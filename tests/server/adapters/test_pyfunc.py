@@ -16,6 +16,7 @@ from headrace.signature import Signature
 from headrace_server.adapters import Adapter, Artifact, LoadError, adapter_of
 from headrace_server.adapters.base import default_params
 from headrace_server.adapters.probe import Probe, probe
+from headrace_server.adapters.proof import Verdict
 from headrace_server.adapters.pyfunc import PyfuncAdapter
 from headrace_server.adapters.samples import synthetic_rows
 from headrace_server.devices import open_device
@@ -226,14 +227,22 @@ def test_a_model_that_only_streams_is_not_served() -> None:
 
 @pytest.mark.parametrize("name", SERVED)
 def test_the_probe_finds_out_whether_rows_may_be_batched(name: str) -> None:
-    assert probed(name).batchable == models.model(name).is_batchable, probed(name).why
+    found = probed(name).finding
+    # The label is a parameter, the same for all rows.
+    if name == "py_weigher":
+        assert found.verdict is Verdict.UNPROVEN, found
+    else:
+        is_batched = found.verdict is Verdict.BATCHED
+        assert is_batched == models.model(name).is_batchable, found
 
 
 def test_a_model_whose_rows_depend_on_each_other_is_not_batched() -> None:
-    assert probed("py_leaning").why == ("output 'output-0' of a row depends on the row beside it")
+    found = probed("py_leaning").finding
+    assert found.verdict is Verdict.WHOLE
+    assert found.why.startswith("rows differ with their neighbours: 'output-0', ")
 
 
-def test_a_custom_model_that_could_not_be_tried_is_not_presumed_batchable() -> None:
+def test_a_custom_model_that_could_not_be_tried_is_unproven() -> None:
     class Picky(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
             raise ValueError("not these rows")
@@ -251,8 +260,8 @@ def test_a_custom_model_that_could_not_be_tried_is_not_presumed_batchable() -> N
 
     found = probe(adapter)
 
-    assert not found.batchable
-    assert found.why.startswith("not known: the model fails on a made-up row (ValueError")
+    assert found.finding.verdict is Verdict.UNPROVEN
+    assert found.finding.why.startswith("not known: the model fails on a made-up row (ValueError")
 
 
 def test_declared_outputs_are_found_as_declared() -> None:

@@ -16,6 +16,7 @@ from headrace.signature import Signature
 from headrace_server.adapters import LoadError
 from headrace_server.adapters.base import default_params
 from headrace_server.adapters.probe import probe
+from headrace_server.adapters.proof import Verdict
 from headrace_server.adapters.transformers import TransformersAdapter
 from headrace_server.devices import open_device
 
@@ -141,12 +142,14 @@ def test_tasks_that_answer_with_more_rows_than_texts_are_answered_by_mlflow() ->
     for name in ("sequence", "labels"):
         assert answer[name].tolist() == expected[name].tolist()
     assert answer["scores"].tolist() == pytest.approx(expected["scores"].tolist())
-    assert not probe(opened("hf_labels"), models.model("hf_labels").rows(1)).batchable
+    found = probe(opened("hf_labels"), models.model("hf_labels").rows(1)).finding
+    assert found.verdict is Verdict.WHOLE, found
 
 
 @pytest.mark.parametrize("name", ["hf_classifier", "hf_generator", "hf_tagger", "hf_features"])
 def test_made_up_rows_find_out_that_texts_may_be_batched(name: str) -> None:
-    assert probe(opened(name)).batchable, probe(opened(name)).why
+    found = probe(opened(name)).finding
+    assert found.verdict is Verdict.BATCHED, found
 
 
 def test_a_model_without_a_signature_takes_one_text_per_row() -> None:

@@ -16,6 +16,7 @@ import models
 from headrace.signature import ParamSpec, Signature, TensorSpec
 from headrace_server.adapters import Adapter, Artifact, LoadError, adapter_of
 from headrace_server.adapters.probe import probe
+from headrace_server.adapters.proof import Verdict
 from headrace_server.adapters.statsmodels import StatsmodelsAdapter
 from headrace_server.adapters.xgboost import XgboostAdapter
 from headrace_server.devices import open_device
@@ -299,8 +300,7 @@ def test_a_time_series_answers_the_values_from_start_to_end(series: Callable[[],
     assert answer.tolist() == adapter._model.predict(start=28, end=32).tolist()
 
 
-def test_a_time_series_is_served_one_row_at_a_time(series: Callable[[], Adapter]) -> None:
-    found = probe(series())
+def test_a_time_series_is_whole(series: Callable[[], Adapter]) -> None:
+    found = probe(series()).finding
 
-    assert not found.batchable
-    assert "takes one row of the columns start and end" in found.why
+    assert found.verdict is Verdict.WHOLE, found

@@ -7,6 +7,7 @@ from doubles import FunctionAdapter
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import LoadError
 from headrace_server.adapters.probe import probe
+from headrace_server.adapters.proof import Verdict
 from headrace_server.adapters.warmup import Allowed, warm_up
 from models import Tensors
 
@@ -33,7 +34,7 @@ def test_a_compiled_model_is_tried_and_warmed_up_with_what_it_allows(
     adapter = compiled((4, 16), (4, 32), (8, 16), (8, 32))
 
     found = probe(adapter, example, allowed)
-    assert (found.batchable, found.why) == (True, "the model ran 1 and 2 rows")
+    assert found.finding.verdict is Verdict.BATCHED, found.finding
     assert found.sample is not None
     adapter.calls.clear()
 
@@ -57,7 +58,8 @@ def test_a_size_that_the_model_does_not_run_fails_its_load() -> None:
 
 def test_a_model_frozen_at_an_allowed_number_of_rows_batches() -> None:
     """Its batch axis is fixed; what it is asked for is padded to that."""
-    assert probe(compiled((8, 1)), None, Allowed(rows=(8,))).batchable
+    found = probe(compiled((8, 1)), None, Allowed(rows=(8,)))
+    assert found.finding.verdict is Verdict.BATCHED
     with pytest.raises(LoadError, match="not compiled for"):
         probe(compiled((8, 1)), {"x": np.ones((1, 1), np.float32)})
 
@@ -87,7 +89,7 @@ def test_a_model_of_a_fixed_number_of_rows_is_warmed_up_with_these() -> None:
     allowed = Allowed(lengths=(16, 32))
     adapter = compiled((3, 16), (3, 32))
     found = probe(adapter, {"x": np.ones((3, 5), np.float32)}, allowed)
-    assert not found.batchable
+    assert found.finding.verdict is Verdict.WHOLE
     assert found.sample is not None
     adapter.calls.clear()
 

@@ -62,6 +62,22 @@ def test_models_are_a_table_with_the_rate_between_two_looks(double: Double) -> N
     assert below.startswith("rows/s over 0.")
 
 
+def test_a_model_that_does_not_batch_is_told_with_the_reason(double: Double) -> None:
+    why = "rows differ with their neighbours: 'y', 0.31 against -1"
+    double.models["iris"] = replace(
+        double.models["iris"], batching="whole", batching_reason=why, workers=("cpu-1",)
+    )
+    table, listed = io.StringIO(), io.StringIO()
+
+    show_models(Connection(server=double.target), interval_s=INTERVAL_S, out=table)
+    show_models(Connection(server=double.target), as_json=True, interval_s=INTERVAL_S, out=listed)
+
+    words = table.getvalue().replace("\n", " ").split()
+    assert {"whole:", "neighbours:", "-1"} <= set(words)
+    iris, *_ = json.loads(listed.getvalue())
+    assert (iris["batching"], iris["batching_reason"]) == ("whole", why)
+
+
 def test_a_server_that_counts_nothing_is_looked_at_once(double: Double) -> None:
     del double.models["iris"]
     out = io.StringIO()
@@ -86,6 +102,8 @@ def test_json_holds_every_field_and_the_rate(double: Double) -> None:
         "workers": ["cpu-1", "cpu-2"],
         "rows": 100,
         "rows_per_s": 0.0,
+        "batching": "",
+        "batching_reason": "",
     }
     assert (other["rows"], other["rows_per_s"]) == (None, None)
 

@@ -120,7 +120,7 @@ class Daemon:
         x = np.full((ROWS, WIDTH), batch + 1, np.float32)
         return -x if batch in self.refused else x
 
-    def get(self, block: bool = True) -> tuple[RunFrame, int] | None:
+    def get(self, block: bool = True, timeout: float | None = None) -> tuple[RunFrame, int] | None:
         """The next batch; now and then later than it could be, if others are at work."""
         ended = len(self.answers) + len(self.failed)
         if self._next == self.batches:
@@ -173,9 +173,9 @@ def serve(
         adapter(device, accelerator),
         cast("FrameSocket", daemon),
         memoryview(cast("Any", daemon.memory)),
+        number=1,
         name="doubler",
         signature=SIGNATURE,
-        is_batchable=True,
     ).run(daemon)
 
 

@@ -820,13 +820,34 @@ def test_a_model_that_raises_is_quoted_with_an_error_id_and_goes_on(plant: Plant
     assert not isinstance(plant.ask(model, ECHO), HeadraceError)
 
 
-def test_a_model_that_answers_another_number_of_rows_fails_its_batch(plant: Plant) -> None:
+def test_an_answer_of_fewer_rows_than_the_batch_has_each_request_run_whole(plant: Plant) -> None:
+    model = plant.load("scripted")
+    assert model.batching.verdict == "batched"
+    with plant.held_back(model):
+        busy = plant.request(model, ECHO)
+        first, shrinking, last = (
+            plant.request(model, *rows) for rows in ([ECHO], [SHRINK, ECHO], [ECHO, ECHO])
+        )
+        model.scheduler.submit([busy])
+        model.scheduler.submit([first, shrinking, last])
+
+    assert plant.reply.wait_for(first) == echoed(first)
+    assert plant.reply.wait_for(last) == echoed(last)
+    assert plant.reply.wait_for(shrinking) == {"y": bytes(shrinking.tensors[0])[16:]}
+    assert model.batching.verdict == "whole"
+    assert model.batching.why.startswith("output 'y' has shape [")
+
+
+def test_a_request_that_was_cut_and_answered_with_fewer_rows_fails(plant: Plant) -> None:
+    """Nobody knows which of its rows are missing; asked once more, it runs whole."""
     model = plant.load("scripted")
 
-    error = plant.ask(model, SHRINK, ECHO)
+    error = plant.ask(model, SHRINK, *[ECHO] * 200)
 
     assert isinstance(error, ModelFailed)
-    assert "has shape [1, 2] for 2 rows" in str(error)
+    again = plant.request(model, SHRINK, *[ECHO] * 200)
+    model.scheduler.submit([again])
+    assert plant.reply.wait_for(again) == {"y": bytes(again.tensors[0])[16:]}
 
 
 def test_the_row_that_a_model_fails_on_costs_its_batch_mates_nothing(plant: Plant) -> None:

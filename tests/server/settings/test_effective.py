@@ -50,6 +50,7 @@ ALLOWED = {
     "priority_queue_rows_max": "10 0",
     "priority_timeout_us": "0 50000",
     "priority_timeout_action": "reject delay",
+    "batched": "true",
 }
 
 
@@ -77,6 +78,7 @@ def test_a_tag_may_set_what_shapes_a_queue_or_a_call() -> None:
         priority_queue_rows_max=(10, 0),
         priority_timeout_us=(0, 50_000),
         priority_timeout_action=("reject", "delay"),
+        batched=True,
     )
     assert settings().ignored_tags("iris", tags) == {}
 

@@ -626,7 +626,7 @@ def test_a_scalar_goes_with_any_rows_and_makes_the_request_a_batch_of_its_own() 
     assert request.key.is_whole
     assert request.key.inputs == (
         InputLayout("t", DATATYPES["FP32"], (), 4, has_rows=False),
-        InputLayout("x", DATATYPES["FP32"], (2,), 8),
+        InputLayout("x", DATATYPES["FP32"], (3, 2), 24, has_rows=False),
     )
 
 
