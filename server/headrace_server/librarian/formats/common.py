@@ -134,13 +134,13 @@ def _check_ends(path: Path, archive: zipfile.ZipFile) -> None:
         at = int.from_bytes(locator[8:16], "little")
         if long_end[:4] != b"PK\6\6" or at != size - 98 or not _agree((length, start), told):
             raise zipfile.BadZipFile
-        length, start = told
+        length, start = told[0], told[1]
     is_whole = end[:4] == b"PK\5\6" and start + length + gap + 22 == size
     if not is_whole or archive.start_dir != start:
         raise zipfile.BadZipFile
 
 
-def _agree(short: tuple[int, int], long: tuple[int, int]) -> bool:
+def _agree(short: tuple[int, ...], long: tuple[int, ...]) -> bool:
     return all(a in (b, 0xFFFFFFFF) for a, b in zip(short, long, strict=True))
 
 

@@ -138,24 +138,19 @@ def _check(value: Any) -> None:
 
 
 def _check_class(told: Mapping[str, Any]) -> None:
-    name, module, registered = (
-        told.get(key) for key in ("class_name", "module", "registered_name")
-    )
+    name, module = told.get("class_name"), told.get("module")
+    registered = told.get("registered_name")
     if isinstance(name, str) and name in _VALUES:
         return
-    shown = f"{module}.{name}"
-    if name == "function":
-        function = told.get("config")
-        is_known = (
-            module in _OF_FUNCTIONS and isinstance(function, str) and function in _ACTIVATIONS
-        )
-        is_known &= registered in (None, "function", function)
-        shown = f"{module}.{function}"
+    if not isinstance(name, str) or not isinstance(module, str):
+        is_known = False
+    elif name == "function":
+        name = str(told.get("config"))
+        is_known = module in _OF_FUNCTIONS and name in _ACTIVATIONS
+        is_known &= registered in (None, "function", name)
     else:
-        is_known = isinstance(name, str) and isinstance(module, str) and registered in (None, name)
-        is_known = is_known and (
-            name in _CLASSES.get(module, ())
-            or bool(_OPERATIONS.fullmatch(module) and _OPERATION.fullmatch(name))
-        )
+        is_operation = _OPERATIONS.fullmatch(module) and _OPERATION.fullmatch(name)
+        is_known = bool(is_operation) or name in _CLASSES.get(module, ())
+        is_known &= registered in (None, name)
     if not is_known:
-        raise Refused(f"{shown!r} in {_CONFIG!r} is not known to be inert")
+        raise Refused(f"'{module}.{name}' in {_CONFIG!r} is not known to be inert")

@@ -161,7 +161,8 @@ class _Walk:
 
     def _entry(self, start: int, end: int) -> None:
         """A key and a value that say where a tensor lies."""
-        keys, values = [], []
+        keys: list[str] = []
+        values: list[str] = []
         for field, at, until in self._fields(start, end):
             (keys if field == 1 else values).append(self._text(at, until))
         if keys not in (["offset"], ["length"], ["checksum"]):

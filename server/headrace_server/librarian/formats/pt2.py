@@ -187,11 +187,11 @@ def _check_operator(target: Any, where: str) -> None:
 
 def _check_formula(formula: Any, where: str, *, is_guard: bool) -> None:
     """Hold what torch evaluates as Python against what it writes itself: sizes and comparisons."""
-    is_short = isinstance(formula, str) and len(formula) <= _FORMULA_CHARS_MAX
+    is_known = isinstance(formula, str) and len(formula) <= _FORMULA_CHARS_MAX
     try:
-        tree = ast.parse(formula, mode="eval").body if is_short else None
-        is_known = tree is not None and "\n" not in formula
-        is_known = is_known and (_is_guard(tree) if is_guard else _is_formula(tree))
+        if is_known:
+            tree = ast.parse(formula, mode="eval").body
+            is_known = "\n" not in formula and (_is_guard if is_guard else _is_formula)(tree)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         is_known = False
     if not is_known:
