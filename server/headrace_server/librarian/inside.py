@@ -20,15 +20,22 @@ _PLACES: Final = (
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
+def is_within(path: Path, directory: Path) -> bool:
+    """Whether *path* lies in *directory*, or is it, once all links are followed."""
+    try:
+        return path.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError, ValueError):  # Links in a circle; a name that no file can have.
+        return False
+
+
 def check_inside(model: Description, directory: Path, source: str) -> None:
     """Hold what the MLmodel file of *model*, which came from *source*, names against *directory*.
 
     Raises:
         LoadFailed: Something lies elsewhere.
     """
-    home = directory.resolve()
     for entry, name in _named(model):
-        if not (directory / name).resolve().is_relative_to(home):
+        if not is_within(directory / name, directory):
             raise LoadFailed(
                 f"{source} is refused: its entry {entry!r} names {name!r}, which is outside of the "
                 "model"

@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ..errors import LoadFailed
+from .inside import is_within
 
 _FILE = "requirements.txt"
 # Files that a requirements file may refer to: their content is part of what it says.
@@ -88,11 +89,11 @@ class Requirements:
         """
         if self.file is None:
             return []
-        files, home = [self.file], self.file.parent.resolve()
+        files = [self.file]
         for file in files:
             for name in _REFERS.findall(file.read_text(errors="replace")):
                 path = file.parent / name
-                if not path.resolve().is_relative_to(home):
+                if not is_within(path, self.file.parent):
                     raise LoadFailed(f"its {file.name} refers to {name!r}, outside of the model")
                 if path.is_file() and path not in files:
                     files.append(path)

@@ -1,11 +1,14 @@
 """Common: looking through what a model brings, and refusing what is not known to be inert."""
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from ..inside import is_within
 
 # What has the length of a file of weights is none that says how to use them.
 JSON_BYTES_MAX: Final = 256 << 20
@@ -31,12 +34,12 @@ def named(
         return directory
     if not isinstance(name, str) or not name:
         raise Refused(f"its entry {key!r} names no file")
-    path, home = (directory / name).resolve(), directory.resolve()
-    if path == home or not path.is_relative_to(home):
+    path = directory / name
+    if not is_within(path, directory) or path.resolve() == directory.resolve():
         raise Refused(f"its entry {key!r} names {name!r}, which is outside of the model")
-    if not path.exists():
+    if not os.path.exists(path):
         raise Refused(f"it lacks {name!r}, which its MLmodel file names")
-    return directory / name
+    return path
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -5,11 +5,13 @@ are passed over. Numbers of fields are those of onnx.proto.
 """
 
 import mmap
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ..inside import is_within
 from ..mlmodel import Description
 from .common import Refused, check_choice, check_entry, check_keys, named
 
@@ -90,14 +92,18 @@ def check_onnx(model: Description, directory: Path) -> None:
             except (IndexError, UnicodeDecodeError) as error:
                 raise Refused(f"{file.name!r} is no graph that can be looked through") from error
     for location in walk.locations:
-        named({"location": location}, "location", file.parent)
-        named(
-            {"location": str(file.parent.relative_to(directory) / location)}, "location", directory
-        )
+        _check_location(location, file.parent, directory)
     for domain, operator in sorted(walk.operators):
         is_known = domain in _DOMAINS or domain in walk.domains
         if not is_known or operator in _OPERATORS_OF_OTHERS:
             raise Refused(f"its operator {operator!r} of {domain!r} is not known to be inert")
+
+
+def _check_location(location: str, folder: Path, directory: Path) -> None:
+    """Where tensors lie, by a name in the *folder* of their graph."""
+    place = folder / location
+    if not location or not is_within(place, directory) or not os.path.isfile(place):
+        raise Refused(f"its tensors lie in {location!r}, which is no file of its own")
 
 
 def _check_options(options: Any) -> None:
@@ -156,8 +162,9 @@ class _Walk:
             elif kind == _FUNCTION and field == _FUNCTION_DOMAIN:
                 self.domains.add(self._text(at, until))
         if kind == _NODE:
-            some = domains if len(domains) == 1 else domains[1:]
-            self.operators |= {(domain, name) for domain in some for name in names}
+            self.operators |= {
+                (domain, name) for domain in domains[1:] or domains for name in names[1:] or names
+            }
 
     def _entry(self, start: int, end: int) -> None:
         """A key and a value that say where a tensor lies."""

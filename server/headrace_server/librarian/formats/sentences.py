@@ -182,7 +182,7 @@ def _check_module(kind: str, content: bytes, name: str) -> None:
             check_keys(value, _ARGUMENTS[key], where)
             for argument, item in value.items():
                 if argument in ("torch_dtype", "dtype"):
-                    check_choice(item, DTYPES | {None}, where)
+                    check_choice(item, DTYPES | {None}, f"{argument!r} of {where}")
                 check_plain(item, (), where)
         elif key not in _WORDS:
             check_plain(value, _OF_MODALITIES, where)
