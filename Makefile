@@ -22,13 +22,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 STRANGERS_TESTS := tests/client tests/e2e/test_clients.py tests/e2e/test_kserve.py \
 	$(wildcard tests/conformance)
 
-.PHONY: help setup demo check format test test-faults test-flavors test-environments test-strangers \
+.PHONY: help setup demo check format test test-faults differential test-flavors test-environments test-strangers \
 	test-node test-go test-java soak bench bench-client bench-flavors gpu-check protos clean
 
 help:
 	@echo "make demo    train three models, serve them, ask them, print a table"
 	@echo "make test    run the tests"
 	@echo "make test-faults     the longer tests: things broken under a stream of requests, the gallery, stubs"
+	@echo "make differential    answers beside those of MLflow itself, 100000 of them (ANSWERS=1000000, SEED=1)"
 	@echo "make test-strangers  the tests of clients with the newest tritonclient, kserve and protobuf"
 	@echo "make test-environments  models in environments made from their own requirements, from PyPI"
 	@echo "make test-node  clients from npm: Node by the .proto file, buf curl by reflection (needs node and npm)"
@@ -76,6 +77,13 @@ test: setup
 
 test-faults: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
+
+# As in: make differential ANSWERS=1000000 SEED=7 FAMILIES="rank|softmax"
+differential: export DIFFERENTIAL_ANSWERS := $(or $(ANSWERS),100000)
+differential: export DIFFERENTIAL_SEED := $(or $(SEED),0)
+differential: export DIFFERENTIAL_FAMILIES := $(FAMILIES)
+differential: setup
+	$(BIN)/python -m pytest -m long -s tests/differential
 
 test-strangers: $(STRANGERS)/installed $(PROTOBUF7)/installed
 	@# Their tests skip where they are not installed: here they must be.

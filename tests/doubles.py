@@ -6,7 +6,7 @@ same conformance suites as InstanceGroup and Completions.
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition, Semaphore, current_thread
@@ -228,11 +228,17 @@ class FakeInstances:
         self.running.append(Run(batch, slot, on_outcome))
 
     def land(
-        self, index: int = 0, *, is_detached: bool = True, instants: Instants | None = None
+        self,
+        index: int = 0,
+        *,
+        is_detached: bool = True,
+        instants: Instants | None = None,
+        refused: Mapping[int, str] | None = None,
     ) -> Batch:
-        """The batch at *index* comes back with its own inputs."""
+        """The batch at *index* comes back with its own inputs, but for what of it is *refused*."""
         run = self.running.pop(index)
         outputs = echo(run.batch)
+        outputs.refused = refused
         if instants is not None:
             closed_ns = round(run.batch.closed_at * 1e9)
             outputs.trip = Trip(run.batch.rows, closed_ns, closed_ns, instants, instants.finished)

@@ -35,8 +35,6 @@ TOLD: Final = "told"
 SCALARS: Final = (
     *("boolean", "integer", "long", "float", "double", "string", "binary", "datetime"),
 )
-# Binary within JSON is text, which MLflow's own call does not take.
-_WITHIN: Final = tuple(kind for kind in SCALARS if kind != "binary")
 _TENSORS: Final = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64", "str"),
@@ -55,7 +53,7 @@ _texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size
 # Signatures ---------------------------------------------------------------------------------------
 
 
-def _kinds(leaves: Iterable[str] = (*_WITHIN, "any")) -> SearchStrategy[Type]:
+def _kinds(leaves: Iterable[str] = (*SCALARS, "any")) -> SearchStrategy[Type]:
     """Types of values within JSON."""
     return st.recursive(
         st.sampled_from(tuple(leaves)).map(lambda kind: {"type": kind}),
@@ -184,7 +182,7 @@ SIGNATURES: Final[Mapping[str, SearchStrategy[ModelSignature]]] = {
         optional=True,
     ),
     "arrays": _columns(
-        st.permutations([{"type": "array", "items": kind} for kind in _each(_WITHIN)])
+        st.permutations([{"type": "array", "items": kind} for kind in _each(SCALARS)])
         | st.lists(_array(_kinds()), min_size=1, max_size=4)
     ),
     "objects": _columns(st.lists(_object(_kinds()), min_size=1, max_size=3)),

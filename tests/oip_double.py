@@ -122,7 +122,11 @@ class Double:
         self.metadata_asked.append((request.name, request.version))
         model = self._model(request.name, request.version, context)
         response = oip.ModelMetadataResponse(
-            name=request.name, versions=[model.version], platform="mlflow_double"
+            name=request.name,
+            versions=[model.version],
+            platform="mlflow_double",
+            batching=model.batching,
+            batching_reason=model.batching_reason,
         )
         for specs, tensors in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
             for spec in specs:
@@ -227,7 +231,10 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 0,
 ) -> Iterator[Double]:
-    """A double that listens on *port* of this machine, or a free one, until the block ends."""
+    """A double that listens on *port* of this machine, or a free one, until the block ends.
+
+    *host* may be a Unix socket, as in "unix:path".
+    """
     double = Double(models=models, host=host)
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="double") as threads:
         server = grpc.server(
@@ -242,10 +249,11 @@ def serving(
             "inference.GRPCInferenceService", double.handlers()
         )
         server.add_generic_rpc_handlers((service,))
+        address = host if host.startswith("unix:") else f"{host}:{port}"
         if credentials is None:
-            double.port = server.add_insecure_port(f"{host}:{port}")
+            double.port = server.add_insecure_port(address)
         else:
-            double.port = server.add_secure_port(f"{host}:{port}", credentials)
+            double.port = server.add_secure_port(address, credentials)
         server.start()
         try:
             yield double

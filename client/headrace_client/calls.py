@@ -4,7 +4,6 @@ Requests of one kind differ in their ids and tensors only, and so do responses. 
 they have in common, once per kind; raw tensors never enter it. No gRPC: bytes in, bytes out.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -12,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from headrace.cells import CellError, write_cell
 from headrace.datatypes import DATATYPES, Datatype
 from headrace.elements import Buffer, TensorError
 from headrace.oip.open_inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
@@ -31,6 +31,8 @@ INFER_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _KEPT_MAX: Final = 256
 # Up to this size a copied slice costs less than a view of the message.
 _SLICE_BYTES_MAX: Final = 1024
+
+_FLOATS: Final = '{"type": "array", "items": {"type": "double"}}'
 
 _REQUEST_ID: Final = b"\x1a"
 _RAW_INPUT: Final = b"\x3a"
@@ -74,12 +76,13 @@ class RequestEncoder:
         Raises:
             TypeError: A parameter is neither bool, int, float, str, list nor dict, or one of the
                 latter holds what JSON cannot.
-            ValueError: An integer parameter needs more than 64 bits.
+            ValueError: An integer parameter needs more than 64 bits; an object holds NaN, which
+                JSON has not.
         """
         wanted = tuple(outputs) if outputs else ()
         given: tuple[tuple[str, type, object], ...] = ()
         if parameters:
-            parameters = {name: _plain(value) for name, value in parameters.items()}
+            parameters = {name: _plain(name, value) for name, value in parameters.items()}
             # True, 1 and 1.0 are equal, but three parameters; so are the zeros of floats.
             given = tuple(
                 (k, type(v), v or str(v) if isinstance(v, float) else v)
@@ -158,9 +161,14 @@ def _request_header(
     )
 
 
-def _plain(value: Parameter) -> Parameter:
-    """Lists and dicts as the JSON that they travel as."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
+def _plain(name: str, value: Parameter) -> Parameter:
+    """Lists and dicts as the JSON that they travel as; NaN in a list is that of a float."""
+    if not isinstance(value, list | dict):
+        return value
+    try:
+        return write_cell(value, _FLOATS if isinstance(value, list) else "")
+    except CellError as error:
+        raise ValueError(f"parameter {name!r}: {error}") from None
 
 
 def _set_parameter(parameter: InferParameter, name: str, value: Parameter) -> None:

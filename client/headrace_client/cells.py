@@ -1,9 +1,11 @@
 """Cells: instants, JSON and nulls of a caller's columns, which numpy alone would get wrong.
 
-The wire has no null: among numbers NaN is one, among instants NaT, in JSON null. An optional column
-without any value is left out; text, integers and booleans in some rows only are refused.
+Among floats NaN is null, among instants NaT, in JSON null; what else may lack values has a mask, by
+`nulls`. Integers have none: an optional column of them without any value is left out, and one with
+some is refused.
 """
 
+import base64
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.datatypes import DATATYPES
+from headrace.cells import CellError, write_cell
+from headrace.jsontext import NoNumber, read_json
+from headrace.nulls import has_own_null
 from headrace.signature import TensorSpec
 
 from .errors import InputMismatch
+from .nulls import is_null, with_none
 from .types import Array
 
 _NANOSECONDS: Final = np.dtype("datetime64[ns]")
@@ -22,15 +27,17 @@ _KINDS_WITHOUT_NULL: Final = {str, bytes, bool, int}
 
 
 def is_absent(spec: TensorSpec, values: Any) -> bool:
-    """Whether no row of an optional column has a value, and the column's kind has no null itself.
+    """Whether no row of an optional column has a value, where the column takes no nulls.
 
     Raises:
         InputMismatch: Some rows have one and some have not.
     """
     if values is None:
         return True
-    if spec.kind in {"json", "datetime"} or DATATYPES[spec.datatype].dtype.kind == "f":
+    if has_own_null(spec):
         return False
+    if isinstance(values, np.ma.MaskedArray):
+        values = with_none(values)
     if isinstance(values, np.ndarray):
         if values.dtype.kind == "f":
             return values.size > 0 and bool(np.isnan(values).all())
@@ -43,7 +50,7 @@ def is_absent(spec: TensorSpec, values: Any) -> bool:
         return False
     if set(map(type, items)) <= _KINDS_WITHOUT_NULL:
         return False
-    nulls = [index for index, item in enumerate(items) if _is_null(item)]
+    nulls = [index for index, item in enumerate(items) if is_null(item)]
     if nulls and len(nulls) < len(items):
         raise InputMismatch(
             input=spec.name,
@@ -51,11 +58,6 @@ def is_absent(spec: TensorSpec, values: Any) -> bool:
             got=f"none in row {nulls[0]}",
         )
     return bool(nulls)
-
-
-def null_row(values: Sequence[Any]) -> int | None:
-    """The first row without a value; None where there is none."""
-    return next((index for index, item in enumerate(values) if _is_null(item)), None)
 
 
 def instants(name: str, values: Any) -> Array:
@@ -85,16 +87,19 @@ def instants(name: str, values: Any) -> Array:
 def json_cells(spec: TensorSpec, values: Any) -> Array:
     """One JSON text per row.
 
+    A row without a value (None, NaN, NaT) is null. Within a value NaN and infinities are texts,
+    where the column's schema says that a float or double is there; elsewhere JSON has none.
+
     Args:
         spec: The column.
         values: A list or array of one value per row, or the value of a single row. Text that is
-            JSON of a list or an object goes as it is.
+            JSON of a list or an object goes as it is; bytes within a value go in base64.
 
     Raises:
         InputMismatch: A value cannot be written as JSON.
     """
     cells = _cells(spec, values)
-    texts = [_json(spec.name, row, cell) for row, cell in enumerate(cells)]
+    texts = [_json(spec, row, cell) for row, cell in enumerate(cells)]
     return np.fromiter(texts, object, len(texts))
 
 
@@ -103,42 +108,56 @@ def _cells(spec: TensorSpec, values: Any) -> Sequence[Any]:
         return list(values)
     if not isinstance(values, list | tuple):
         return [values]
-    kind = json.loads(spec.schema)["type"] if spec.schema else ""
+    kind = json.loads(spec.schema) if spec.schema else {}
+    if kind.get("type") != "array":
+        return values
     # What no row of an array column could be makes the whole list the value of one row.
-    is_one = kind == "array" and any(not _may_be_array(item) for item in values)
+    are_bytes = kind.get("items") == {"type": "binary"}
+    is_one = any(not _may_be_array(item, are_bytes=are_bytes) for item in values)
     return [values] if is_one else values
 
 
-def _may_be_array(item: Any) -> bool:
+def _may_be_array(item: Any, *, are_bytes: bool) -> bool:
+    if isinstance(item, bytes) and are_bytes:
+        return False
     if isinstance(item, str | bytes):
         return item.lstrip()[:1] in ("[", b"[")
     return item is None or isinstance(item, list | tuple | np.ndarray)
 
 
-def _json(name: str, row: int, cell: Any) -> str:
+def _json(spec: TensorSpec, row: int, cell: Any) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode(errors="surrogateescape")
-    if isinstance(cell, str) and _is_container(cell):
-        return cell
     try:
-        return json.dumps(cell, default=_plain)
+        if isinstance(cell, str) and _is_container(cell):
+            return cell
+        return write_cell(None if is_null(cell) else cell, spec.schema, _plain)
+    except (CellError, NoNumber) as error:
+        raise InputMismatch(
+            input=spec.name, expected="values that JSON has", got=f"{error} (row {row})"
+        ) from None
     except (TypeError, ValueError, RecursionError):
         raise InputMismatch(
-            input=name, expected="values that JSON has", got=f"others in row {row}"
+            input=spec.name, expected="values that JSON has", got=f"others in row {row}"
         ) from None
 
 
 def _is_container(text: str) -> bool:
+    """Whether *text* is JSON of a list or an object; raises NoNumber where NaN alone spoils it."""
     if text.lstrip()[:1] not in ("[", "{"):
         return False
     try:
-        return isinstance(json.loads(text), list | dict)
+        return isinstance(read_json(text), list | dict)
+    except NoNumber:
+        raise
     except (ValueError, RecursionError):
         return False
 
 
 def _plain(value: Any) -> Any:
-    """What json has no word for, in its words."""
+    """What json has no word for, in its words; bytes in base64."""
+    if isinstance(value, bytes | bytearray):
+        return base64.b64encode(value).decode()
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, dt.date):
@@ -150,7 +169,7 @@ def _plain(value: Any) -> Any:
 
 def _moment(name: str, row: int, item: Any) -> Any:
     """One instant as numpy takes it, without a time zone."""
-    if _is_null(item):
+    if is_null(item):
         return np.datetime64("NaT", "ns")
     if hasattr(item, "to_datetime64"):  # A pandas Timestamp: a datetime with nanoseconds.
         return item.to_datetime64()
@@ -191,12 +210,3 @@ def _nanoseconds(name: str, array: Array) -> Array:
             )
     nanoseconds: Array = converted.view(np.int64)
     return nanoseconds
-
-
-def _is_null(item: Any) -> bool:
-    return (
-        item is None
-        or (isinstance(item, float) and item != item)  # noqa: PLR0124 - only NaN is not itself.
-        or type(item).__name__ in {"NaTType", "NAType"}
-        or (isinstance(item, np.datetime64) and bool(np.isnat(item)))
-    )

@@ -5,6 +5,7 @@ reconnecting and retries are gRPC's own, by a service config.
 """
 
 import json
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ _RETRY_TOKENS: Final = {"maxTokens": 10, "tokenRatio": 0.1}
 # What gRPC itself resolves: unix:path, unix:///path, unix-abstract:name, dns:///host:port, ...
 _RESOLVED_BY_GRPC = re.compile(r"^(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):")
 _SCHEME = re.compile(r"^grpcs?://")
+_UNIX: Final = "unix:"
+# The kernel keeps 108, the last of them a zero byte.
+_UNIX_PATH_BYTES_MAX: Final = 107
 _ADDRESS = re.compile(r"^(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(:(?P<port>\d{1,5}))?$")
 
 
@@ -50,8 +54,10 @@ def channel_target(target: str) -> str:
             "grpcs://", or a name that gRPC resolves itself, such as "unix:/run/headrace.sock".
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It is none of these, or the path of a Unix socket that there cannot be.
     """
+    if target.startswith(_UNIX):
+        _check_path(target, target.removeprefix(_UNIX))
     if _RESOLVED_BY_GRPC.match(target):
         return target
     match = _ADDRESS.match(_SCHEME.sub("", target))
@@ -64,22 +70,33 @@ def channel_targets(targets: str | Sequence[str]) -> str:
     """The name that gRPC connects to for one target or for a list of them.
 
     A name within a list is resolved here and now, since gRPC resolves lists of addresses alone; for
-    one whose addresses change, give it as the only target, and gRPC goes on asking DNS.
+    one whose addresses change, give it as the only target, and gRPC goes on asking DNS. A list of
+    Unix sockets is one too.
 
     Raises:
-        ValueError: One is no address, has no address in DNS, or IPv4 and IPv6 are mixed.
+        ValueError: One is no address, has no address in DNS, or two of IPv4, IPv6 and Unix sockets
+            are mixed, which gRPC cannot have in one channel.
     """
     if isinstance(targets, str):
         return channel_target(targets)
     if not targets:
-        raise ValueError("cannot connect to an empty list: expected host:port")
+        raise ValueError("cannot connect to an empty list: expected host:port or unix:path")
     names = [channel_target(target) for target in targets]
     if len(names) == 1:
         return names[0]
+    if sockets := [name.removeprefix(_UNIX) for name in names if name.startswith(_UNIX)]:
+        if len(sockets) < len(names):
+            raise ValueError(
+                f"cannot connect to {list(targets)}: expected Unix sockets or addresses alone, got "
+                "both"
+            )
+        return f"{_UNIX}{','.join(dict.fromkeys(sockets))}"
     found: dict[str, list[str]] = {"ipv4": [], "ipv6": []}
     for target, name in zip(targets, names, strict=True):
         if _RESOLVED_BY_GRPC.match(name):
-            raise ValueError(f"cannot connect to {target!r} in a list: expected host:port")
+            raise ValueError(
+                f"cannot connect to {target!r} in a list: expected host:port or unix:path"
+            )
         host, _, port = name.rpartition(":")
         for scheme, address in _addresses(host.strip("[]"), int(port)):
             if address not in found[scheme]:
@@ -122,12 +139,26 @@ def channel_options(
 def authority_options(target: str) -> list[tuple[str, Any]]:
     """Channel arguments for a list of addresses without TLS: the first is what calls are made to.
 
-    gRPC would put the whole list into the header `:authority`, which servers refuse.
+    gRPC would put the whole list into the header `:authority`, which servers refuse. To a Unix
+    socket it says localhost.
     """
     _, _, addresses = target.partition(":")
-    if "," not in addresses:
+    if "," not in addresses or target.startswith(_UNIX):
         return []
     return [("grpc.default_authority", addresses.partition(",")[0])]
+
+
+def _check_path(target: str, path: str) -> None:
+    """Refuse what gRPC would not connect to, or to something else, with words that say little."""
+    path = path.removeprefix("//") if path.startswith("///") else path
+    if not path.strip("/") or "," in path or path.startswith("//"):
+        raise ValueError(f"cannot connect to {target!r}: expected unix:path, without a comma")
+    size = len(os.fsencode(path))
+    if size > _UNIX_PATH_BYTES_MAX:
+        raise ValueError(
+            f"cannot connect to {target!r}: its path has {size} bytes, and that of a Unix socket "
+            f"{_UNIX_PATH_BYTES_MAX} at most"
+        )
 
 
 def _service_config(attempts_max: int, *, wait_for_ready: bool) -> str:

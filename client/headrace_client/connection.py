@@ -55,7 +55,7 @@ def connection_to(
     options = channel_options(
         message_bytes_max, attempts_max=attempts_max, wait_for_ready=wait_for_ready
     )
-    options += tls_options(tls) + connection_options()
+    options += tls_options(tls, target) + connection_options()
     if credentials is None:
         options += authority_options(target)
     return Connection(target, credentials, options)

@@ -5,7 +5,6 @@ of the tensor protocol, as those of every other client, without asking the serve
 bytes in, bytes out.
 """
 
-import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.cells import revive
 from headrace.datatypes import DATATYPES, EXACT_INTEGER_MAX
-from headrace.signature import TensorSpec
+from headrace.jsontext import read_json
+from headrace.signature import Signature, TensorSpec
 from headrace.typed import SIGNATURE_PARAMETER
 
 from .calls import Parameter, RequestEncoder, ResponseDecoder
@@ -53,7 +54,10 @@ class StubCodec:
     def __init__(self, contract: Contract, model: str, version: str) -> None:
         self._model, self._version = model, version
         self._inputs, self._outputs = contract.inputs, contract.outputs
-        self._form = Form(ModelMetadata(model, (), "", contract.inputs, contract.outputs))
+        signature = Signature(tuple(contract.inputs), tuple(contract.outputs))
+        self._form = Form(
+            ModelMetadata(model, (), "", contract.inputs, contract.outputs, signature=signature)
+        )
         self._encoder = RequestEncoder()
         self._decoder = ResponseDecoder()
         # With it a server refuses us where the model has changed too much.
@@ -85,7 +89,7 @@ class StubCodec:
         """The request of several rows: an array or list per input, None for what is left out.
 
         Raises:
-            InputMismatch: Values do not fit their input, or inputs differ in their rows.
+            InputMismatch: Values do not fit their input, or columns differ in their rows.
             TypeError: A parameter is of a type that cannot be sent.
         """
         pairs = zip(self._inputs, columns, strict=True)
@@ -274,9 +278,10 @@ def _typed(spec: TensorSpec, array: Array) -> Array:
 
 
 def _json(spec: TensorSpec, array: Array) -> list[Any]:
+    """What the texts hold, with floats where the schema has them and JSON spells them out."""
     try:
-        return [json.loads(text) for text in array.ravel().tolist()]
-    except (TypeError, ValueError):
+        return [revive(read_json(text), spec.schema) for text in array.ravel().tolist()]
+    except (TypeError, ValueError, RecursionError):
         raise InvalidResponse(f"output {spec.name!r}: expected JSON in BYTES") from None
 
 

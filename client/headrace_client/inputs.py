@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, Datatype, datatype_of
 from headrace.elements import Buffer, TensorError
+from headrace.nulls import MASK_DATATYPE, has_own_null, mask_name, masks_of
 from headrace.signature import TensorSpec
 from headrace.tensors import encode
 
-from .cells import instants, is_absent, json_cells, null_row
+from .cells import instants, is_absent, json_cells
 from .errors import InputMismatch
+from .nulls import NullFound, null_row, split, with_none
 from .types import Array, ModelMetadata
 
 # What `Form.fill` takes. A DataFrame is like an array to the type checker.
@@ -61,6 +63,11 @@ class Form:
         self._datatypes = tuple(spec.datatype for spec in self._specs)
         self._known = frozenset(self._names)
         self._optional = frozenset(spec.name for spec in self._specs if spec.optional)
+        # Columns whose missing values need a mask.
+        self._maskable = frozenset(
+            spec.name for spec in masks_of(self._specs).values() if not has_own_null(spec)
+        )
+        self._shares_rows = _shares_rows(metadata)
         self._has_json_only = len(self._specs) == 1 and self._specs[0].kind == "json"
         self._is_table = bool(self._specs) and all(spec.shape == _COLUMN for spec in self._specs)
         # The one datatype of a table whose columns can be cast in one go, as a matrix.
@@ -75,11 +82,12 @@ class Form:
             data: An array: the only input, or [rows, columns] of a model whose inputs are columns,
                 in their order. A mapping of names to arrays, lists or, for one row, values. A
                 sequence of mappings, one per row. A pandas DataFrame with a column per input.
-                Optional inputs may be missing. What travels as JSON may be lists and dicts.
+                Optional inputs may be missing. What travels as JSON may be lists and dicts. None,
+                NaN, NaT, pandas' NA and what a masked array hides are values that are missing.
 
         Raises:
-            InputMismatch: A name is missing or unknown, a shape or number of rows does not fit, or
-                values cannot become the declared datatype.
+            InputMismatch: A name is missing or unknown, a shape does not fit, columns differ in
+                their rows, or values cannot become the declared datatype.
             TypeError: *data* is none of these.
         """
         if isinstance(data, np.ndarray):
@@ -90,7 +98,7 @@ class Form:
         if isinstance(data, getattr(sys.modules.get("pandas"), "DataFrame", ())):
             return self._from_frame(data)
         if self._has_json_only and isinstance(data, list | tuple) and not self._are_rows(data):
-            return self._tensors([self._fitted(self._specs[0], data)])
+            return self._from_one(data)
         if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
             return self._from_columns(_columns_of(data, self._optional))
         if hasattr(data, "__array__") or (
@@ -105,7 +113,7 @@ class Form:
     def _from_array(self, array: Array) -> Tensors:
         count = len(self._specs)
         if count == 1:
-            return self._tensors([self._fitted(self._specs[0], array)])
+            return self._from_one(array)
         if not self._is_table:
             names = _shown(self._names) if count else "a model without a signature"
             raise InputMismatch(
@@ -117,15 +125,29 @@ class Form:
                 expected=f"shape [-1, {count}], a column for each of {_shown(self._names)}",
                 got=str(list(array.shape)),
             )
-        if self._common is not None and array.dtype.kind != "O":
+        if (
+            self._common is not None
+            and array.dtype.kind != "O"
+            and not isinstance(array, np.ma.MaskedArray)
+        ):
             try:
                 return self._from_matrix(array, self._common)
             except InputMismatch:
                 # Column by column the message names the one to blame.
                 pass
-        return self._tensors(
-            [self._fitted(spec, column) for spec, column in zip(self._specs, array.T, strict=True)]
-        )
+        columns = [*array.T]
+        try:
+            return self._tensors(list(map(self._fitted, self._specs, columns)))
+        except NullFound as found:
+            return self._nullable(dict(zip(self._names, columns, strict=True)), found)
+
+    def _from_one(self, values: Any) -> Tensors:
+        """The tensors of the only input."""
+        (spec,) = self._specs
+        try:
+            return self._tensors([self._fitted(spec, values)])
+        except NullFound as found:
+            return self._nullable({spec.name: values}, found)
 
     def _from_matrix(self, array: Array, datatype: Datatype) -> Tensors:
         """All columns cast in one go into one block, and each in one piece of it."""
@@ -151,20 +173,82 @@ class Form:
             return self._from_some_columns(data)
         if data.keys() != self._known:
             raise self._wrong_names(data)
-        return self._tensors([self._fitted(spec, data[spec.name]) for spec in self._specs])
+        try:
+            return self._tensors([self._fitted(spec, data[spec.name]) for spec in self._specs])
+        except NullFound as found:
+            return self._nullable(data, found)
 
     def _from_some_columns(self, data: Mapping[str, Any]) -> Tensors:
-        """All inputs but the optional ones that have no values."""
+        """All inputs but the optional ones that are not given."""
         if not (self._known - self._optional) <= data.keys() <= self._known:
             raise self._wrong_names(data)
-        specs = [
-            spec
-            for spec in self._specs
-            if not (spec.optional and is_absent(spec, data.get(spec.name)))
-        ]
+        if any(values is None for values in data.values()):
+            return self._nullable(data)
+        specs = [spec for spec in self._specs if self._is_given(spec, data)]
         if not specs:
-            raise InputMismatch(input="", expected="a value of at least one input", got="none")
-        return self._tensors([self._fitted(spec, data[spec.name]) for spec in specs], specs)
+            raise _nothing()
+        try:
+            return self._tensors([self._fitted(spec, data[spec.name]) for spec in specs], specs)
+        except NullFound as found:
+            return self._nullable(data, found)
+
+    def _is_given(self, spec: TensorSpec, data: Mapping[str, Any]) -> bool:
+        """Whether the input is to be sent; one that takes no nulls is left out for nothing else."""
+        if not spec.optional:
+            return True
+        return spec.name in data and (
+            spec.name in self._maskable or not is_absent(spec, data[spec.name])
+        )
+
+    def _nullable(self, data: Mapping[str, Any], found: NullFound | None = None) -> Tensors:
+        """The tensors of columns that lack values in some rows, with their masks.
+
+        Args:
+            data: The columns; None stands for one without any value.
+            found: What made it look like that; raised where that column takes no nulls.
+        """
+        if found is not None and found.input not in self._maskable:
+            raise found
+        whole = [name for name, values in data.items() if values is None]
+        if whole:
+            rows = self._rows_of(data)
+            data = {**data, **{name: [None] * rows for name in whole}}
+        specs, arrays, masks = [], [], {}
+        for spec in self._specs:
+            if not self._is_given(spec, data):
+                continue
+            values = data[spec.name]
+            parts = split(spec, values) if spec.name in self._maskable else None
+            if parts is not None:
+                masks[spec.name] = parts.mask
+                values = parts.values
+            if values is not None:
+                specs.append(spec)
+                arrays.append(self._fitted(spec, values))
+        if not arrays and not masks:
+            raise _nothing()
+        tensors = self._tensors(arrays, specs) if arrays else Tensors((), (), (), ())
+        rows = (*tensors.shapes, *(mask.shape for mask in masks.values()))[0][0]
+        for name, mask in masks.items():
+            if len(mask) != rows:
+                raise InputMismatch(
+                    input=name, expected=f"{rows} rows as in the others", got=_rows(mask.shape)
+                )
+        return Tensors(
+            (*tensors.names, *map(mask_name, masks)),
+            (*tensors.datatypes, *[MASK_DATATYPE] * len(masks)),
+            (*tensors.shapes, *(mask.shape for mask in masks.values())),
+            [*tensors.raws, *(mask.tobytes() for mask in masks.values())],
+        )
+
+    def _rows_of(self, data: Mapping[str, Any]) -> int:
+        """How many rows *data* has, as its first column with values tells."""
+        for spec in self._specs:
+            values = data.get(spec.name)
+            if values is not None:
+                parts = split(spec, values) if spec.name in self._maskable else None
+                return len(self._fitted(spec, values) if parts is None else parts.mask)
+        return 1
 
     def _are_rows(self, data: Sequence[Any]) -> bool:
         """Whether *data* has the only input by its name, rather than being that input."""
@@ -175,20 +259,24 @@ class Form:
         datatype = DATATYPES[spec.datatype]
         # The usual case first: a column that lies as it must.
         if (
-            isinstance(values, np.ndarray)
+            type(values) is np.ndarray
             and values.ndim == 1
             and values.dtype == datatype.dtype
             and spec.shape == _COLUMN
             and spec.kind not in _CONVERTED_KINDS
         ):
             return values
+        if isinstance(values, np.ma.MaskedArray):
+            values = self._shown_values(spec, values)
         if spec.kind in _CONVERTED_KINDS:
             is_json = spec.kind == "json"
             values = json_cells(spec, values) if is_json else instants(spec.name, values)
         array = values if isinstance(values, np.ndarray) else _array_of(values, spec.name, datatype)
         try:
             array = _cast(spec.name, array, datatype)
-        except InputMismatch:
+        except InputMismatch as error:
+            if spec.name in self._maskable and split(spec, values) is not None:
+                raise NullFound(input=error.input, expected=error.expected, got=error.got) from None
             large = _large_integers(spec.name, values, datatype)
             if large is None:
                 raise
@@ -208,6 +296,16 @@ class Form:
             input=spec.name, expected=f"shape {list(expected)}", got=str(list(shape))
         )
 
+    def _shown_values(self, spec: TensorSpec, values: "np.ma.MaskedArray[Any, Any]") -> Array:
+        """The values of a masked array without those that it hides."""
+        if not np.ma.is_masked(values):
+            return values.data
+        if spec.shape == _COLUMN:
+            return with_none(values)
+        raise InputMismatch(
+            input=spec.name, expected="a value in every place", got="an array that masks some"
+        )
+
     def _tensors(
         self, arrays: Sequence[Array], specs: Sequence[TensorSpec] | None = None
     ) -> Tensors:
@@ -219,7 +317,7 @@ class Form:
         shapes = tuple([array.shape for array in arrays])
         rows = shapes[0][:1]
         # As most are: all of one shape.
-        if shapes.count(shapes[0]) < len(shapes):
+        if self._shares_rows and shapes.count(shapes[0]) < len(shapes):
             for name, shape in zip(names, shapes, strict=True):
                 if shape[:1] != rows:
                     raise InputMismatch(
@@ -260,6 +358,8 @@ def tensors_of(named: Mapping[str, Any]) -> Tensors:
     raws: list[Buffer] = []
     for name, values in named.items():
         array = values if isinstance(values, np.ndarray) else _array_of(values, name)
+        if isinstance(array, np.ma.MaskedArray):
+            raise InputMismatch(input=name, expected="a plain array", got="one with a mask")
         try:
             datatype = datatype_of(array.dtype)
         except ValueError:
@@ -273,15 +373,29 @@ def tensors_of(named: Mapping[str, Any]) -> Tensors:
     return Tensors(tuple(named), tuple(datatypes), tuple(shapes), raws)
 
 
+def _shares_rows(metadata: ModelMetadata) -> bool:
+    """Whether all inputs have one number of rows: the columns of a table, as far as that is told.
+
+    Tensors are sent as they are: what the first axis of each means is the model's affair.
+    """
+    told = metadata.inputs if metadata.signature is None else metadata.signature.inputs
+    if any(spec.is_column for spec in told):
+        return True
+    is_told = metadata.signature is not None
+    return not is_told and all(spec.shape == _COLUMN for spec in told)
+
+
 def _column_of(column: Any) -> Array:
-    """The values of a pandas Series; what is missing is None where numpy has no word for it."""
+    """The values of a pandas Series; what is missing is masked where numpy has no word for it."""
     if column.dtype.kind == "M":
         # Also of a time zone: instants, in UTC.
         values: Array = column.to_numpy("datetime64[ns]")
     elif isinstance(column.dtype, np.dtype):
         values = column.to_numpy()
     else:
-        values = column.astype(object).where(column.notna(), None).to_numpy()
+        values, nulls = column.astype(object).to_numpy(), column.isna().to_numpy(bool)
+        if nulls.any():
+            values = np.ma.MaskedArray(values, nulls)
     return values
 
 
@@ -352,10 +466,16 @@ def _cast(name: str, array: Array, datatype: Datatype) -> Array:
 
 
 def _inferred(name: str, array: Array, datatype: Datatype) -> Array:
-    """An array of objects with the numpy type of its values; None is NaN where there is NaN."""
+    """An array of objects with the numpy type of its values; None is NaN where there is NaN.
+
+    So is pandas' NA, but NaT is not: MLflow takes none for a number either.
+    """
     values = array.ravel().tolist()
     if datatype.dtype.kind == "f":
-        values = [math.nan if value is None else value for value in values]
+        values = [
+            math.nan if value is None or type(value).__name__ == "NAType" else value
+            for value in values
+        ]
     inferred = np.asarray(values)
     if inferred.dtype.kind == "O" or inferred.shape != (array.size,):
         odd = next((value for value in values if not isinstance(value, int | float)), values[0])
@@ -403,7 +523,7 @@ def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:
     except TensorError:
         items = array.ravel().tolist()
         if (row := null_row(items)) is not None:
-            raise InputMismatch(
+            raise NullFound(
                 input=name, expected="BYTES (str or bytes)", got=f"no value in row {row}"
             ) from None
         # What else cannot be written is half of a surrogate pair.
@@ -412,6 +532,10 @@ def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:
             "text that has no UTF-8",
         )
         raise InputMismatch(input=name, expected="BYTES (str or bytes)", got=got) from None
+
+
+def _nothing() -> InputMismatch:
+    return InputMismatch(input="", expected="a value of at least one input", got="none")
 
 
 def _wrong_type(name: str, datatype: Datatype, got: str) -> InputMismatch:

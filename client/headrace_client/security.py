@@ -38,7 +38,8 @@ class Tls:
         ca: The authorities that may vouch for the server; empty for those the system trusts.
         cert: Our own certificate chain, for a server that demands one; empty for none.
         key: Its private key.
-        server_name: The name that the server's certificate must bear, where it is not the target's.
+        server_name: The name that the server's certificate must bear, where it is not the target's;
+            that of a Unix socket is localhost.
     """
 
     ca: Pem = ""
@@ -113,11 +114,15 @@ def channel_credentials(
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
-def tls_options(tls: bool | Tls | None) -> list[tuple[str, Any]]:
-    """Channel arguments that *tls* needs."""
-    if isinstance(tls, Tls) and tls.server_name:
-        return [("grpc.ssl_target_name_override", tls.server_name)]
-    return []
+def tls_options(tls: bool | Tls | None, target: str) -> list[tuple[str, Any]]:
+    """Channel arguments that *tls* needs for what gRPC connects to as *target*.
+
+    The path of a Unix socket is no name that a certificate bears: its server is localhost.
+    """
+    name = tls.server_name if isinstance(tls, Tls) else ""
+    if not name and tls and target.startswith("unix:"):
+        name = "localhost"
+    return [("grpc.ssl_target_name_override", name)] if name else []
 
 
 def _read(what: str, given: Pem, label: str) -> bytes:

@@ -33,6 +33,9 @@ __all__ = [
     "Instants",
     "Int",
     "Ints",
+    "NullableBinaries",
+    "NullableBools",
+    "NullableTexts",
     "Prediction",
     "Stub",
     "TensorSpec",
@@ -52,6 +55,10 @@ Floats: TypeAlias = (
 Instants: TypeAlias = npt.NDArray[np.datetime64] | Sequence[Instant | None]
 Texts: TypeAlias = npt.NDArray[np.object_] | npt.NDArray[np.str_] | Sequence[str]
 Binaries: TypeAlias = npt.NDArray[np.object_] | npt.NDArray[np.bytes_] | Sequence[bytes]
+# Of which some rows may lack a value.
+NullableBools: TypeAlias = Bools | npt.NDArray[np.object_] | Sequence[Bool | None]
+NullableTexts: TypeAlias = Texts | Sequence[str | None]
+NullableBinaries: TypeAlias = Binaries | Sequence[bytes | None]
 
 
 class Stub:

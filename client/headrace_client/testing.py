@@ -13,7 +13,6 @@ client. Requests are checked as headrace checks them; answers are checked agains
 outputs, so that a test cannot rely on what the model does not give.
 """
 
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,7 +27,9 @@ import numpy as np
 from headrace.cells import CellError, read_cell
 from headrace.datatypes import BYTES, DATATYPES, EXACT_INTEGER_MAX, datatype_of
 from headrace.elements import TensorError
+from headrace.jsontext import write_json
 from headrace.metadata import tell_signature
+from headrace.nulls import mask_name
 from headrace.oip import open_inference_pb2 as oip
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
@@ -128,9 +129,9 @@ class FakeServer:
             signature: What it takes and gives: by hand, as `Client.metadata` told it, or the
                 `signature` entry of an MLmodel file.
             answer: Called with the inputs by name, in the declared types: text as str, instants as
-                datetime64[ns], arrays and objects as Python's own; parameters of the signature
-                come as keywords. An error of the client that it raises is what the caller gets;
-                any other error is INTERNAL.
+                datetime64[ns], arrays and objects as Python's own; what is missing is NaN, NaT, or
+                None in an array of objects. Parameters of the signature come as keywords. An error
+                of the client that it raises is what the caller gets; any other error is INTERNAL.
             version: The version it answers as.
 
         Raises:
@@ -263,38 +264,72 @@ def _inputs(
             for tensor, raw in zip(given, ask.raw_input_contents, strict=True)
         }, common_rows(given)
     fit = signature.fit(given)
+    arrays = [
+        decode(raw, DATATYPES[tensor.datatype], tensor.shape)
+        for tensor, raw in zip(given, ask.raw_input_contents, strict=True)
+    ]
+    masks = {given[at].name: arrays[at].reshape(-1) for at in fit.masks}
     inputs = {}
     for spec, at in zip(signature.inputs, fit.order, strict=True):
+        mask = masks.get(mask_name(spec.name))
         if at < 0:
+            if mask is not None:
+                inputs[spec.name] = _nothing_of(spec, mask)
             continue
-        tensor = given[at]
-        array = decode(ask.raw_input_contents[at], DATATYPES[tensor.datatype], tensor.shape)
+        array = arrays[at]
         if at in fit.exact and (np.abs(array.astype(np.float64)) > EXACT_INTEGER_MAX).any():
             raise SignatureMismatch(f"input {spec.name!r}: expected integers up to 2**53")
-        inputs[spec.name] = _as_declared(spec, array)
+        inputs[spec.name] = _as_declared(spec, array, mask)
     return inputs, fit.rows
 
 
-def _as_declared(spec: TensorSpec, array: Array) -> Array:
-    """An input in the type and shape that its declaration says."""
+def _as_declared(spec: TensorSpec, array: Array, mask: Array | None) -> Array:
+    """An input in the type and shape that its declaration says, with nulls where *mask* is true."""
     if spec.is_column:
         array = array.reshape(len(array))
     if spec.datatype != BYTES.name:
         array = array.astype(DATATYPES[spec.datatype].dtype, copy=False)
-        return array.view("datetime64[ns]") if spec.kind == "datetime" else array
-    if spec.kind not in {"string", "json"}:
-        return array
-    items: list[Any]
-    try:
-        items = [item.decode() for item in array.tolist()]
-    except UnicodeDecodeError:
-        raise SignatureMismatch(f"input {spec.name!r}: expected text in UTF-8") from None
-    if spec.kind == "json":
-        items = [read_cell(item, spec) for item in items]
+        if spec.kind == "datetime":
+            array = array.view("datetime64[ns]")
+        return array if mask is None or not mask.any() else _with_nulls(array, mask)
+    items = array.tolist()
+    nulls = [False] * len(items) if mask is None else mask.tolist()
+    if spec.kind in {"string", "json"}:
+        try:
+            items = [
+                b"" if null else item.decode() for item, null in zip(items, nulls, strict=True)
+            ]
+        except UnicodeDecodeError:
+            raise SignatureMismatch(f"input {spec.name!r}: expected text in UTF-8") from None
+    is_json = spec.kind == "json"
     made = np.empty(len(items), object)
-    for at, item in enumerate(items):
-        made[at] = item
+    for at, (item, null) in enumerate(zip(items, nulls, strict=True)):
+        if not null:
+            made[at] = read_cell(item, spec) if is_json else item
     return made
+
+
+def _nothing_of(spec: TensorSpec, mask: Array) -> Array:
+    """A column that has no value in any row."""
+    if not mask.all():
+        raise SignatureMismatch(
+            f"input {mask_name(spec.name)!r}: expected true in every row, since input "
+            f"{spec.name!r} is not there"
+        )
+    zeros = np.zeros(len(mask), "datetime64[ns]" if spec.kind == "datetime" else _dtype_of(spec))
+    return _with_nulls(zeros, mask)
+
+
+def _with_nulls(array: Array, mask: Array) -> Array:
+    """NaN among numbers, NaT among instants, None among anything else."""
+    kind = array.dtype.kind
+    made = array.astype(array.dtype if kind in "fM" else object)
+    made[mask] = {"f": np.nan, "M": np.datetime64("NaT", "ns")}.get(kind)
+    return made
+
+
+def _dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    return DATATYPES[spec.datatype].dtype
 
 
 def _parameters(signature: Signature, ask: oip.ModelInferRequest) -> dict[str, Any]:
@@ -348,7 +383,7 @@ def _declared_output(spec: TensorSpec, model: str, values: Any, rows: int | None
     if spec.kind == "json":
         cells = list(values)
         array = np.empty(len(cells), object)
-        array[:] = [json.dumps(cell) for cell in cells]
+        array[:] = [write_json(cell) for cell in cells]
     else:
         array = _array(values)
     if spec.kind == "datetime" and array.dtype.kind == "M":

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import DATATYPES
+from headrace.nulls import is_nullable
 from headrace.oip.open_inference_pb2 import (
     InferParameter,
     ModelMetadataResponse,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # Imported by whoever asks for one. Not so torch: checkers wo
 Array: TypeAlias = npt.NDArray[Any]
 # What the server's metadata calls kinds, and what a TensorSpec does.
 _KINDS: Final = {
+    "boolean": "boolean",
     "datetime64[ns]": "datetime",
     "string": "string",
     "binary": "binary",
@@ -236,7 +238,7 @@ def metadata_of(message: ModelMetadataResponse) -> ModelMetadata:
         name=message.name,
         versions=tuple(message.versions),
         platform=message.platform,
-        inputs=tuple(map(_spec, message.inputs)),
+        inputs=tuple(map(_input, message.inputs)),
         outputs=tuple(map(_spec, message.outputs)),
         parameters={name: _value(value) for name, value in message.parameters.items()},
         signature=_signature(message.signature),
@@ -269,6 +271,12 @@ def _status(model: RepositoryIndexResponse.ModelIndex) -> ModelStatus:
         batching=text("batching"),
         batching_reason=text("batching_reason"),
     )
+
+
+def _input(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:
+    spec = _spec(tensor)
+    is_told = "nullable" in tensor.parameters and tensor.parameters["nullable"].bool_param
+    return replace(spec, no_nulls=True) if is_nullable(spec) and not is_told else spec
 
 
 def _spec(tensor: ModelMetadataResponse.TensorMetadata) -> TensorSpec:

@@ -7,17 +7,29 @@ and as a whole in `signature`, which other clients ignore: see docs/decisions/00
 import json
 from typing import Any
 
+from .jsontext import write_json
+from .nulls import masks_of
 from .oip.open_inference_pb2 import InferParameter, ModelMetadataResponse
 from .signature import Signature, TensorSpec
 
 # Kinds that a datatype does not tell, and what they are called.
-_KINDS = {"datetime": "datetime64[ns]", "string": "string", "binary": "binary", "json": "json"}
+_KINDS = {
+    "boolean": "boolean",
+    "datetime": "datetime64[ns]",
+    "string": "string",
+    "binary": "binary",
+    "json": "json",
+}
 
 
 def tell_signature(response: ModelMetadataResponse, signature: Signature) -> None:
     """Write the inputs, outputs and parameters of *signature* into *response*."""
+    nullable = {spec.name for spec in masks_of(signature.inputs).values()}
     for spec in signature.inputs:
-        _tell_tensor(response.inputs.add(), spec)
+        tensor = response.inputs.add()
+        _tell_tensor(tensor, spec)
+        if spec.name in nullable:
+            tensor.parameters["nullable"].bool_param = True
     for spec in signature.outputs:
         _tell_tensor(response.outputs.add(), spec)
     for param in signature.params:
@@ -51,4 +63,4 @@ def _tell_default(parameter: InferParameter, default: Any) -> None:
         case str():
             parameter.string_param = default
         case _:
-            parameter.string_param = json.dumps(default)
+            parameter.string_param = write_json(default)

@@ -1,16 +1,16 @@
 """Parameters: what a request gives for the parameters of a signature, checked and completed.
 
 A parameter of one value comes as a bool, a number or text; lists and objects come as JSON in text,
-instants as ISO 8601 text.
+instants as ISO 8601 text. In a JSON list of floats NaN and infinities are texts (jsontext.py).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 
 import numpy as np
 
+from .jsontext import SPELLED, NoNumber, read_json
 from .signature import ParamSpec, SignatureMismatch
 
 # What a request can give for one parameter.
@@ -41,12 +41,18 @@ def _value(spec: ParamSpec, given: Given) -> Any:
     if not isinstance(given, str):
         raise _mismatch(spec, f"a JSON {what} as text", type(given).__name__)
     try:
-        value = json.loads(given)
+        value = read_json(given)
+    except NoNumber as error:
+        raise _mismatch(spec, f"a JSON {what} as text", str(error)) from None
     except (ValueError, RecursionError):
         raise _mismatch(spec, f"a JSON {what} as text", "text that is no JSON") from None
     if not isinstance(value, dict if spec.shape is None else list):
         raise _mismatch(spec, f"a JSON {what}", f"a JSON {type(value).__name__}")
-    return value if spec.shape is None else [_one(spec, item) for item in value]
+    if spec.shape is None:
+        return value
+    if spec.kind in {"float", "double"}:
+        value = [SPELLED.get(item, item) if isinstance(item, str) else item for item in value]
+    return [_one(spec, item) for item in value]
 
 
 def _one(spec: ParamSpec, given: Any) -> Any:

@@ -4,11 +4,13 @@ A column signature of MLflow becomes one input of shape [-1] per column; a tenso
 its names and shapes. A first axis of any size, -1, counts rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .datatypes import DATATYPES, Datatype, needs_exact_check, widens
+from .jsontext import SPELLED, spell
+from .nulls import MASK_DATATYPE, mask_name, masks_of, why_no_null
 
 SHOWN_NAMES_MAX = 8
 
@@ -30,6 +32,7 @@ class TensorSpec:
         optional: Whether an input may be left out.
         schema: For "json", the type that each value must have, in MLflow's own JSON, such as
             {"type": "array", "items": {"type": "double"}}; empty where any value will do.
+        no_nulls: Whether the model takes no rows without a value, though MLflow lets them pass.
     """
 
     name: str
@@ -38,6 +41,7 @@ class TensorSpec:
     kind: str = "tensor"
     optional: bool = False
     schema: str = ""
+    no_nulls: bool = False
 
     @property
     def is_column(self) -> bool:
@@ -81,11 +85,13 @@ class Fit:
         rows: The size that the first axes of all inputs share; None where they differ, or where
             the signature does not leave all of them open: such a request is one whole.
         exact: Indices of the given tensors whose integers must stay within 2**53.
+        masks: Indices of the given tensors that are masks, in the order of their columns.
     """
 
     order: tuple[int, ...]
     rows: int | None
     exact: tuple[int, ...] = ()
+    masks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +111,19 @@ class Signature:
         """Match *given* tensors with the inputs, by name.
 
         Datatypes may be narrower where widening loses nothing. A column takes shape [n] or [n, 1].
+        It may have a mask beside it, or in its place where it has no value at all.
 
         Raises:
             SignatureMismatch: A tensor is missing, unknown, given twice, of a wrong datatype or
-                shape, or a column's rows differ from the others'.
+                shape, or a column's rows differ from the others'; or a mask's column has no null.
         """
         index = {tensor.name: i for i, tensor in enumerate(given)}
         if len(index) != len(given):
             twice = next(t.name for i, t in enumerate(given) if index[t.name] != i)
             raise SignatureMismatch(f"input {twice!r} is given twice")
         known = {spec.name for spec in self.inputs}
-        for tensor in given:
-            if tensor.name not in known:
-                raise SignatureMismatch(
-                    f"unknown input {tensor.name!r}: expected {_names(self.inputs)}"
-                )
+        others = [tensor for tensor in given if tensor.name not in known]
+        masks = {column: index[name] for column, name in self._masks_among(others)}
         order: list[int] = []
         exact: list[int] = []
         for spec in self.inputs:
@@ -127,7 +131,7 @@ class Signature:
             if at >= 0:
                 if _check(spec, given[at]):
                     exact.append(at)
-            elif not spec.optional:
+            elif not spec.optional and spec.name not in masks:
                 raise SignatureMismatch(
                     f"missing input {spec.name!r}: expected {_names(self.inputs)}, "
                     f"got {_names(given)}"
@@ -139,18 +143,43 @@ class Signature:
         if rows is None and any(spec.is_column for spec in self.inputs):
             raise _uneven_columns(given)
         is_open = all(spec.shape[:1] == (-1,) for spec in self.inputs)
-        return Fit(tuple(order), rows if is_open else None, tuple(exact))
+        return Fit(
+            tuple(order),
+            rows if is_open else None,
+            tuple(exact),
+            tuple(masks[spec.name] for spec in self.inputs if spec.name in masks),
+        )
+
+    def _masks_among(self, given: Sequence[Given]) -> Iterator[tuple[str, str]]:
+        """The column and the name of each mask; *given* are tensors that are no inputs."""
+        masks = masks_of(self.inputs) if given else {}
+        for tensor in given:
+            spec = masks.get(tensor.name)
+            if spec is None:
+                raise self._unknown(tensor.name)
+            _check_mask(spec, tensor)
+            yield spec.name, tensor.name
+
+    def _unknown(self, name: str) -> SignatureMismatch:
+        columns = (spec for spec in self.inputs if spec.is_column)
+        spec = next((spec for spec in columns if mask_name(spec.name) == name), None)
+        if spec is None:
+            return SignatureMismatch(f"unknown input {name!r}: expected {_names(self.inputs)}")
+        return SignatureMismatch(
+            f"input {spec.name!r}: expected {spec.kind} with a value in every row, got a mask of "
+            f"missing values: {why_no_null(spec)}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict that `from_json` reads back."""
         return {
-            "inputs": [_spec_json(spec) for spec in self.inputs],
-            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "inputs": [spec_json(spec) for spec in self.inputs],
+            "outputs": [spec_json(spec) for spec in self.outputs],
             "params": [
                 {
                     "name": param.name,
                     "kind": param.kind,
-                    "default": param.default,
+                    "default": spell(param.default),
                     "shape": None if param.shape is None else list(param.shape),
                 }
                 for param in self.params
@@ -161,13 +190,13 @@ class Signature:
     def from_json(cls, data: Mapping[str, Any]) -> "Signature":
         """Read what `to_json` wrote."""
         return cls(
-            inputs=tuple(_spec(item) for item in data["inputs"]),
-            outputs=tuple(_spec(item) for item in data["outputs"]),
+            inputs=tuple(spec_of(item) for item in data["inputs"]),
+            outputs=tuple(spec_of(item) for item in data["outputs"]),
             params=tuple(
                 ParamSpec(
                     item["name"],
                     item["kind"],
-                    item["default"],
+                    _default(item["kind"], item["default"]),
                     None if item["shape"] is None else tuple(item["shape"]),
                 )
                 for item in data["params"]
@@ -221,6 +250,19 @@ def _check(spec: TensorSpec, given: Given) -> bool:
     return needs_exact_check(source, target)
 
 
+def _check_mask(spec: TensorSpec, given: Given) -> None:
+    if given.datatype != MASK_DATATYPE:
+        raise SignatureMismatch(
+            f"input {given.name!r}: expected {MASK_DATATYPE}, as the mask of {spec.name!r}, got "
+            f"{given.datatype}"
+        )
+    if len(given.shape) not in (1, 2) or given.shape[1:] not in ((), (1,)):
+        raise SignatureMismatch(
+            f"input {given.name!r}: expected shape [-1], as the mask of {spec.name!r}, got "
+            f"{list(given.shape)}"
+        )
+
+
 def _datatype(given: Given) -> Datatype:
     found = DATATYPES.get(given.datatype)
     if found is None:
@@ -237,7 +279,9 @@ def _names(specs: Sequence[TensorSpec] | Sequence[Given]) -> str:
     return f"[{shown}, and {more} more]" if more > 0 else f"[{shown}]"
 
 
-def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+def spec_json(spec: TensorSpec) -> dict[str, Any]:
+    """A JSON-ready dict that `spec_of` reads back."""
+    said = {"no_nulls": True} if spec.no_nulls else {}
     return {
         "name": spec.name,
         "datatype": spec.datatype,
@@ -245,10 +289,21 @@ def _spec_json(spec: TensorSpec) -> dict[str, Any]:
         "kind": spec.kind,
         "optional": spec.optional,
         "schema": spec.schema,
+        **said,
     }
 
 
-def _spec(item: Mapping[str, Any]) -> TensorSpec:
+def _default(kind: str, value: Any) -> Any:
+    """The default of a parameter, of whose floats JSON spells some out."""
+    if kind not in {"float", "double"}:
+        return value
+    if isinstance(value, list):
+        return [_default(kind, item) for item in value]
+    return SPELLED.get(value, value) if isinstance(value, str) else value
+
+
+def spec_of(item: Mapping[str, Any]) -> TensorSpec:
+    """Read what `spec_json` wrote."""
     return TensorSpec(
         item["name"],
         item["datatype"],
@@ -256,4 +311,5 @@ def _spec(item: Mapping[str, Any]) -> TensorSpec:
         item["kind"],
         item["optional"],
         item["schema"],
+        item.get("no_nulls", False),
     )

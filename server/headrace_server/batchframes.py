@@ -6,6 +6,7 @@ frames.py.
 
 import enum
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ _TENSOR = struct.Struct(
 )  # name bytes, datatype code, axes, place, offset, bytes, row ends
 _SIZE = struct.Struct("<q")
 _NAME = struct.Struct("<H")
+_ROW = struct.Struct("<I")
 
 
 class Place(enum.IntEnum):
@@ -116,17 +118,30 @@ class RunFrame:
 
 @dataclass(slots=True)
 class DoneFrame:
-    """Worker to daemon: the outputs of a batch."""
+    """Worker to daemon: the outputs of a batch.
+
+    Attributes:
+        batch: Which.
+        instants: When it passed the worker's steps.
+        outputs: The output tensors.
+        refused: By row, why its outputs cannot be carried; None where all can.
+    """
 
     batch: int
     instants: Instants
     outputs: tuple[TensorRef, ...] = field(default=())
+    refused: Mapping[int, str] | None = None
 
     def pack(self) -> bytes:
         """The body."""
         pieces = [_DONE.pack(self.batch, *self.instants, len(self.outputs))]
         for ref in self.outputs:
             _pack_tensor(ref, pieces)
+        if self.refused:
+            # The rest of the body: most batches have none, which then costs nothing.
+            for row, why in self.refused.items():
+                pieces.append(_ROW.pack(row))
+                _pack_name(why, pieces)
         return b"".join(pieces)
 
     @classmethod
@@ -138,7 +153,13 @@ class DoneFrame:
         for _ in range(count):
             ref, at = _unpack_tensor(body, at)
             outputs.append(ref)
-        return cls(batch, Instants(received, staged, computed, finished), tuple(outputs))
+        refused: dict[int, str] | None = None
+        while at < len(body):
+            (row,) = _ROW.unpack_from(body, at)
+            refused = refused or {}
+            refused[row], at = _unpack_name(body, at + _ROW.size)
+        instants = Instants(received, staged, computed, finished)
+        return cls(batch, instants, tuple(outputs), refused)
 
 
 def _pack_tensor(ref: TensorRef, pieces: list[bytes]) -> None:

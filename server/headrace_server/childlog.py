@@ -6,6 +6,7 @@ Standard library only: this file also runs inside a model's own, older environme
 
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -17,6 +18,8 @@ VARIABLE = "_HEADRACE_LOG"
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _QUOTED = set(" \t=\"'")
+# The user name and password of a registry, in the URLs that HTTP libraries quote.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _DIM, _BRIGHT, _RED, _YELLOW, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _COLORS = {"warning": _YELLOW, "error": _RED, "critical": _RED}
 
@@ -84,6 +87,6 @@ def _shown(value: object) -> str:
 def _whole(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__)
-        return "".join(lines).rstrip("\n")
+        return _CREDENTIALS.sub("***@", "".join(lines).rstrip("\n"))
     except Exception:  # noqa: BLE001 - an exception may fail at being shown.
         return type(error).__name__

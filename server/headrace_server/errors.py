@@ -9,6 +9,8 @@
       InstanceLost                 UNAVAILABLE          the worker died, twice; retry
       RequestEndsWorkers           INTERNAL             alone in its batch, it ended two workers
       RegistryUnavailable          UNAVAILABLE          the registry does not answer; retry
+        RegistryAbsent             UNAVAILABLE          there is none where it should be
+      RegistryDenied               FAILED_PRECONDITION  the registry does not let us in
       LoadFailed                   FAILED_PRECONDITION  a model cannot be loaded, and why
       SignatureChanged             FAILED_PRECONDITION  not the one that the caller was made for
       ResourceExhausted            RESOURCE_EXHAUSTED   queue, message or arena is full
@@ -35,12 +37,16 @@ MESSAGE_BYTES_MAX = 1000
 LOADING_RETRY_MS = 1000
 # What a request is told that comes while the daemon ends.
 SERVER_ENDS = "the server is about to end: retry elsewhere"
-_PATH = re.compile(r"(?<![\w./])/[^\s'\":,;()]+")
+# A path, or a URI of what lies elsewhere, in which a slash begins none.
+_PATH = re.compile(
+    r"\b(?:https?|s3|gs|wasbs?|abfss?|mlflow-artifacts|models|runs):/[^\s'\"]*"
+    r"|(?<![\w./])/[^\s'\":,;()]+"
+)
 
 
 def without_paths(text: str) -> str:
     """*text* without absolute paths: they tell a caller of our host, not of their request."""
-    return _PATH.sub("<path>", text)
+    return _PATH.sub(lambda found: "<path>" if found[0].startswith("/") else found[0], text)
 
 
 class HeadraceError(Exception):
@@ -126,9 +132,20 @@ class RequestEndsWorkers(HeadraceError):
 
 
 class RegistryUnavailable(HeadraceError):
-    """The model registry does not answer."""
+    """The model registry, or where it keeps its files, does not answer: it may do so later."""
 
     code = "UNAVAILABLE"
+    reason = "registry"
+
+
+class RegistryAbsent(RegistryUnavailable):
+    """Where the registry should be is none: a database that is not there, or another server."""
+
+
+class RegistryDenied(HeadraceError):
+    """The model registry does not let us in; the message names what it knows callers by."""
+
+    code = "FAILED_PRECONDITION"
     reason = "registry"
 
 

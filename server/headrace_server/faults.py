@@ -4,7 +4,7 @@ import secrets
 
 import structlog
 
-from .errors import InternalError
+from .errors import InternalError, ModelFailed
 
 _log = structlog.get_logger("headrace")
 
@@ -12,6 +12,16 @@ _log = structlog.get_logger("headrace")
 def new_error_id() -> str:
     """An id that the log and a caller's message share."""
     return secrets.token_hex(6)
+
+
+def refused_answer(model: str, why: str) -> ModelFailed:
+    """Log that an answer of *model* cannot be carried, and make the error that says so.
+
+    It tells the whole of it, since it is made for the one caller whose rows they are.
+    """
+    error_id = new_error_id()
+    _log.error("answer_refused", error_id=error_id, model=model, why=why)
+    return ModelFailed("OutputsUnlike", why, error_id)
 
 
 def fault(event: str, error: BaseException | None = None, **fields: object) -> InternalError:

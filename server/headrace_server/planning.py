@@ -6,9 +6,10 @@ A kind is what a message says apart from its id and its tensors' bytes.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headrace.datatypes import BYTES, DATATYPES
+from headrace.nulls import has_own_null, masks_of
 from headrace.parameters import Given as GivenParameter
 from headrace.parameters import fill_parameters
 from headrace.signature import Given, Signature, SignatureMismatch, TensorSpec, common_rows
@@ -81,7 +82,7 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
     _check_outputs(model, ask.outputs)
     columns = {} if model.signature is None else _columns(model.signature)
     inputs = [ask.inputs[index] for index in order]
-    is_whole = common is None or not model.is_batched
+    is_whole = common is None or not model.is_batched or _lacks_values(model.signature, inputs)
     # What is run whole counts as one row at least, so that it has a place in the queue.
     rows = common if common is not None and not is_whole else _rows_of_whole(ask.inputs)
     shaping = None
@@ -90,7 +91,9 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
         shaping, inputs = bucketed
         if shaping.mask is not None:
             order = (*order[: shaping.mask_at], -1, *order[shaping.mask_at :])
-    layouts = tuple(_layout(tensor, columns, is_whole=is_whole) for tensor in inputs)
+    layouts = _marked(
+        [_layout(tensor, columns, is_whole=is_whole) for tensor in inputs], model.signature
+    )
     elements = tuple(math.prod(tensor.shape) for tensor in ask.inputs)
     return Plan(
         target=target if rows else NoRows(target.instrument, no_rows(model, ask.outputs)),
@@ -110,6 +113,7 @@ def plan(model: ModelVersion, ask: Ask) -> Plan:
         timeout_s=_timeout_s(own),
         priority=_priority(model, own),
         shaping=shaping,
+        masks=_masks(layouts, order) if shaping is None else {},
     )
 
 
@@ -154,7 +158,21 @@ def _fit(
             raise SignatureMismatch(f"input {twice!r} is given twice")
         return tuple(range(len(inputs))), common_rows(inputs), ()
     fit = signature.fit(inputs)
-    return tuple(index for index in fit.order if index >= 0), fit.rows, fit.exact
+    order = (*(index for index in fit.order if index >= 0), *fit.masks)
+    return order, fit.rows, fit.exact
+
+
+def _lacks_values(signature: Signature | None, inputs: Sequence[Given]) -> bool:
+    """Whether rows may lack values in a way that no row did when batching was proven.
+
+    NaN, NaT and JSON's null are values like others, but a null among texts may have been filled in
+    from the rows beside it: such a request runs whole.
+    """
+    masks = {} if signature is None else masks_of(signature.inputs)
+    return any(
+        tensor.name in masks and not has_own_null(masks[tensor.name]) and tensor.shape[0] > 0
+        for tensor in inputs
+    )
 
 
 def _rows_of_whole(inputs: Sequence[Given]) -> int:
@@ -259,6 +277,28 @@ def _repeated(names: Sequence[str]) -> str | None:
 
 def _columns(signature: Signature) -> dict[str, TensorSpec]:
     return {spec.name: spec for spec in signature.inputs if spec.kind in {"string", "json"}}
+
+
+def _marked(layouts: Sequence[InputLayout], signature: Signature | None) -> tuple[InputLayout, ...]:
+    """*layouts*, with those marked that are masks of the columns of *signature*."""
+    masks = {} if signature is None else masks_of(signature.inputs)
+    given = {layout.name for layout in layouts}
+    return tuple(
+        replace(layout, mask_of=spec.name, is_alone=spec.name not in given)
+        if (spec := masks.get(layout.name)) is not None
+        else layout
+        for layout in layouts
+    )
+
+
+def _masks(layouts: Sequence[InputLayout], order: Sequence[int]) -> dict[int, int]:
+    """Which tensor of the request is the mask of which."""
+    at = {layout.name: index for layout, index in zip(layouts, order, strict=True)}
+    return {
+        at[layout.mask_of]: at[layout.name]
+        for layout in layouts
+        if layout.mask_of and not layout.is_alone
+    }
 
 
 def _layout(tensor: Given, columns: Mapping[str, TensorSpec], *, is_whole: bool) -> InputLayout:

@@ -5,8 +5,8 @@ Outputs. What is the same for many requests stands once, in a Plan and a BatchKe
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from headrace.datatypes import Datatype
@@ -31,6 +31,8 @@ class InputLayout:
         has_rows: Whether the first axis counts rows; it does in no input of a whole request.
         column: Its column in the signature, where the datatype does not say all of its values, as
             for text and JSON; else None.
+        mask_of: The column whose missing values it tells; empty where it is no mask.
+        is_alone: Whether that column does not come, since it has no value at all.
     """
 
     name: str
@@ -39,6 +41,8 @@ class InputLayout:
     row_bytes: int
     has_rows: bool = True
     column: TensorSpec | None = None
+    mask_of: str = ""
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,6 +262,7 @@ class Outputs:
         rows: Rows of the batch, padding included.
         heads: Room for the transport to keep encoded response headers, by rows, for this batch.
         trip: When the batch passed its steps; None for answers without one.
+        refused: By row of the batch, why its outputs cannot be carried; None where all can.
     """
 
     model: tuple[str, str]
@@ -265,6 +270,7 @@ class Outputs:
     rows: int
     heads: object = None
     trip: "Trip | None" = None
+    refused: Mapping[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -363,6 +369,7 @@ class Plan:
         timeout_s: How long they may take at most; infinity for no limit.
         priority: Their level, 1 the highest.
         shaping: What is done to their tensors and answers; None for most.
+        masks: Which tensor of the request is the mask of which, by the latter's index.
     """
 
     target: Target
@@ -375,3 +382,4 @@ class Plan:
     timeout_s: float = math.inf
     priority: int = 1
     shaping: Shaping | None = None
+    masks: Mapping[int, int] = field(default_factory=dict)

@@ -42,24 +42,62 @@ OWNERS = form(OBJECT, SIZE)
     "data",
     [
         {"size": [1.0, 2.0]},
-        {"size": np.array([1.0, 2.0]), "note": None},
-        {"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]},
-        {"size": [1.0, 2.0], "note": (None, float("nan"))},
-        {"size": [1.0, 2.0], "note": np.array([None, None]), "rank": np.array([np.nan, np.nan])},
+        {"size": [1.0, 2.0], "rank": None},
+        {"size": [1.0, 2.0], "rank": [None, None]},
+        {"size": [1.0, 2.0], "rank": np.array([np.nan, np.nan])},
         [{"size": 1.0}, {"size": 2.0}],
-        [{"size": 1.0, "note": None}, {"size": 2.0, "rank": None}],
+        [{"size": 1.0}, {"size": 2.0, "rank": None}],
         pd.DataFrame({"size": [1.0, 2.0]}),
-        pd.DataFrame({"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]}),
-        pd.DataFrame({"size": [1.0, 2.0], "note": pd.Series([None, None], dtype="string")}),
+        pd.DataFrame({"size": [1.0, 2.0], "rank": [None, None]}),
         pd.DataFrame({"size": [1.0, 2.0], "rank": pd.Series([None, None], dtype="Int32")}),
     ],
     ids=repr,
 )
-def test_optional_columns_without_values_are_left_out(data: Any) -> None:
+def test_optional_columns_without_values_are_left_out_where_they_take_no_nulls(data: Any) -> None:
     tensors = OPTIONAL.fill(data)
 
     assert tensors.names == ("size",)
     assert values(tensors) == {"size": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"size": np.array([1.0, 2.0]), "note": None},
+        {"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]},
+        {"size": [1.0, 2.0], "note": (None, pd.NA)},
+        {"size": [1.0, 2.0], "note": np.array([None, None])},
+        [{"size": 1.0, "note": None}, {"size": 2.0, "rank": None}],
+        pd.DataFrame({"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]}),
+        np.array([[1.0, None, None, None], [2.0, None, None, None]], object)[:, :2],
+    ],
+    ids=repr,
+)
+def test_a_column_of_nothing_but_none_is_a_mask_alone(data: Any) -> None:
+    taken = form(SIZE, NOTE) if isinstance(data, np.ndarray) else OPTIONAL
+
+    tensors = taken.fill(data)
+
+    assert tensors.names == ("size", "note.is_null")
+    assert tensors.datatypes == ("FP64", "BOOL")
+    assert values(tensors) == {"size": [1.0, 2.0], "note.is_null": [True, True]}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        pd.Series([None, None], dtype="string"),
+        pd.Series([None, None], dtype="str"),
+        pd.Series(["a", None, None])[1:],
+        pd.Series([None, None], dtype="category"),
+    ],
+    ids=repr,
+)
+def test_a_column_of_texts_without_any_value_keeps_its_type(note: Any) -> None:
+    tensors = OPTIONAL.fill(pd.DataFrame({"size": [1.0, 2.0]}, note.index).assign(note=note))
+
+    assert tensors.names == ("size", "note", "note.is_null")
+    assert values(tensors) == {"size": [1, 2], "note": [b"", b""], "note.is_null": [True, True]}
 
 
 def test_optional_columns_with_values_are_sent_in_the_models_order() -> None:
@@ -79,15 +117,20 @@ def test_null_among_floats_is_nan_whether_optional_or_not() -> None:
 @pytest.mark.parametrize(
     ("data", "name", "row"),
     [
-        ({"size": [1.0] * 3, "note": ["a", None, "c"]}, "note", 1),
-        ({"size": [1.0] * 2, "note": np.array(["a", None])}, "note", 1),
+        ({"size": [1.0] * 3, "rank": [1, None, 3]}, "rank", 1),
+        ({"size": [1.0] * 2, "rank": np.array([1, None])}, "rank", 1),
         ({"size": [1.0] * 2, "rank": [None, 2]}, "rank", 0),
-        ([{"size": 1.0, "note": "a"}, {"size": 2.0}], "note", 1),
-        (pd.DataFrame({"size": [1.0, 2.0], "note": ["a", None]}), "note", 1),
+        ([{"size": 1.0, "rank": 1}, {"size": 2.0}], "rank", 1),
+        (
+            pd.DataFrame({"size": [1.0, 2.0], "rank": pd.Series([1, None], dtype="Int32")}),
+            "rank",
+            1,
+        ),
+        ({"size": [1.0] * 2, "rank": np.ma.MaskedArray([1, 2], [True, False])}, "rank", 0),
     ],
     ids=repr,
 )
-def test_values_in_some_rows_only_are_refused_with_input_and_row(
+def test_integers_in_some_rows_only_are_refused_with_input_and_row(
     data: Any, name: str, row: int
 ) -> None:
     with pytest.raises(InputMismatch) as raised:
@@ -106,7 +149,7 @@ def test_required_inputs_and_unknown_names_are_still_asked_for() -> None:
     with pytest.raises(InputMismatch, match="row 1 without it"):
         OPTIONAL.fill([{"size": 1.0}, {"note": "a"}])
     with pytest.raises(InputMismatch, match="expected a value of at least one input, got none"):
-        form(NOTE, RANK).fill({"note": None})
+        form(RANK, NOTE).fill({"rank": None})
 
 
 NOON = 1_704_196_800_000_000_000
@@ -207,6 +250,33 @@ def test_dicts_travel_as_json(owner: Any) -> None:
     (told,) = values(OWNERS.fill({"owner": owner, "size": [1.0]}))["owner"]
 
     assert json.loads(told) == {"id": 1, "at": "2024-01-02T12:00:00"}
+
+
+BLOBS = form(
+    TensorSpec("x", "BYTES", (-1,), "json", schema='{"type":"array","items":{"type":"binary"}}')
+)
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    [
+        [[b"\0\xff", b"a"], []],
+        [[bytearray(b"\0\xff"), "YQ=="], np.array([], object)],
+        [np.array([b"\0\xff", b"a"]), []],
+        ['["AP8=", "YQ=="]', []],
+    ],
+    ids=repr,
+)
+def test_bytes_within_json_travel_in_base64(blobs: Any) -> None:
+    told = values(BLOBS.fill({"x": blobs}))["x"]
+
+    assert [json.loads(cell) for cell in told] == [["AP8=", "YQ=="], []]
+
+
+def test_a_list_of_bytes_is_one_row_of_an_array_of_these() -> None:
+    (told,) = values(BLOBS.fill({"x": [b"[1]", b"a"]}))["x"]
+
+    assert json.loads(told) == ["WzFd", "YQ=="]
 
 
 def test_text_that_is_not_json_is_a_json_text() -> None:

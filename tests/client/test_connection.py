@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -46,13 +47,15 @@ def test_names_in_a_list_are_resolved_and_addresses_taken_once() -> None:
     )
     assert channel_targets(["localhost:1", "127.0.0.1:2"]) == "ipv4:127.0.0.1:1,127.0.0.1:2"
     assert channel_targets(["[::1]:1", "[::2]:2"]) == "ipv6:[::1]:1,[::2]:2"
+    assert channel_targets(["unix:/a", "unix:b", "unix:/a"]) == "unix:/a,b"
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ([], "empty list: expected host:port"),
-        (["127.0.0.1:1", "unix:/run/x"], "'unix:/run/x' in a list: expected host:port"),
+        (["127.0.0.1:1", "unix:/run/x"], "expected Unix sockets or addresses alone, got both"),
+        (["127.0.0.1:1", "dns:///x:1"], "'dns:///x:1' in a list: expected host:port or unix:path"),
         (["[::1]:1", "127.0.0.1:1"], "expected IPv4 or IPv6 addresses alone, got both"),
         (["127.0.0.1:1", "nobody.invalid:1"], "'nobody.invalid': DNS has no address of it"),
     ],
@@ -94,12 +97,33 @@ def test_calls_go_in_turn_to_all_of_a_list(double: Double, other: Double, kind: 
     assert len(other.infer_requests) - before[1] == 5
 
 
+def test_calls_go_in_turn_to_all_unix_sockets_of_a_list(tmp_path: Path, kind: Any) -> None:
+    hosts = [f"unix:{tmp_path}/{name}" for name in "ab"]
+    models = {"iris": oip_double.iris()}
+    with (
+        oip_double.serving(models, host=hosts[0]) as double,
+        oip_double.serving(models, host=hosts[1]) as other,
+        kind(hosts, timeout_s=20, wait_for_ready=True) as client,
+    ):
+        until = time.monotonic() + 20
+        while not (double.infer_requests and other.infer_requests):
+            client.predict("iris", ROW)
+            assert time.monotonic() < until, "one is never asked"
+        before = len(double.infer_requests), len(other.infer_requests)
+        for _ in range(10):
+            client.predict("iris", ROW)
+
+        assert len(double.infer_requests) - before[0] == 5
+        assert len(other.infer_requests) - before[1] == 5
+
+
 def test_what_a_list_calls_itself_is_one_address() -> None:
     assert authority_options("ipv4:127.0.0.1:1,127.0.0.2:2") == [
         ("grpc.default_authority", "127.0.0.1:1")
     ]
     assert authority_options("ipv6:[::1]:1,[::2]:2") == [("grpc.default_authority", "[::1]:1")]
     assert authority_options("models:8001") == []
+    assert authority_options("unix:/a,/b") == []
 
 
 def test_one_server_of_two_that_ends_is_gone_around(double: Double, kind: Any) -> None:

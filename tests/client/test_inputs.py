@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.datatypes import DATATYPES
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 from headrace.tensors import decode
 from headrace_client import InputMismatch, InvalidArgument, ModelMetadata
 from headrace_client.inputs import Form, Tensors, tensors_of
@@ -124,6 +124,47 @@ def test_the_only_input_of_a_tensor_model_takes_every_form(data: Any) -> None:
 
     assert tensors.shapes == ((1, 3),)
     assert values(tensors) == {"x": [[0.0, 1.0, 2.0]]}
+
+
+def tensors(*inputs: TensorSpec) -> Form:
+    """The form of a model whose server tells that its inputs are tensors."""
+    return Form(ModelMetadata("m", ("1",), "mlflow_onnx", inputs, (), signature=Signature(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("specs", "shapes"),
+    [
+        ({"x": (-1, 2), "k": ()}, {"x": (3, 2), "k": ()}),
+        ({"x": (-1, 2), "k": (1,)}, {"x": (3, 2), "k": (1,)}),
+        ({"a": (-1, 2), "b": (2, -1)}, {"a": (3, 2), "b": (2, 4)}),
+        ({"nodes": (-1, 3), "edges": (-1, 2)}, {"nodes": (4, 3), "edges": (7, 2)}),
+        ({"words": (-1,), "offsets": (-1,)}, {"words": (9,), "offsets": (2,)}),
+    ],
+    ids=["a scalar", "one of a kind", "a fixed first axis", "a graph", "bags"],
+)
+def test_tensors_of_a_signature_are_sent_as_it_prescribes(
+    specs: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    target = tensors(*(TensorSpec(name, "FP32", shape) for name, shape in specs.items()))
+
+    filled = target.fill({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+
+    assert dict(zip(filled.names, filled.shapes, strict=True)) == shapes
+
+
+def test_a_scalar_may_be_a_number_of_pythons() -> None:
+    target = tensors(TensorSpec("x", "FP32", (-1, 1)), TensorSpec("k", "FP32", ()))
+
+    assert target.fill({"x": [[1.0], [2.0]], "k": 2.0}).shapes == ((2, 1), ())
+
+
+def test_columns_have_one_number_of_rows_whether_the_server_tells_their_kind_or_not() -> None:
+    kinds = tuple(TensorSpec(name, "FP64", (-1,), "double") for name in "ab")
+    told = Form(ModelMetadata("m", ("1",), "", AB.metadata.inputs, (), signature=Signature(kinds)))
+
+    for target in (AB, told, form(*kinds)):
+        with pytest.raises(InputMismatch, match="expected 2 rows as in 'a', got 1 rows"):
+            target.fill({"a": [1.0, 2.0], "b": [1.0]})
 
 
 def test_what_converts_to_an_array_is_one() -> None:

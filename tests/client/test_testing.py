@@ -144,6 +144,51 @@ def test_values_come_as_a_model_would_see_them(server: FakeServer, client: Clien
     assert prediction["then"].view("datetime64[ns]").tolist() == seen["at"].tolist()
 
 
+def test_missing_values_come_as_none_nan_or_nat(server: FakeServer, client: Client) -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+        seen.update(inputs)
+        return {"text": np.array(["x"] * 2, object), "then": np.zeros(2, "datetime64[ns]")}
+
+    optional = [
+        ColSpec(DataType.string, "note", required=False),
+        ColSpec(DataType.boolean, "is_new", required=False),
+        ColSpec(DataType.double, "size", required=False),
+        ColSpec(Array(DataType.double), "path", required=False),
+        ColSpec(DataType.datetime, "at", required=False),
+        ColSpec(DataType.binary, "raw", required=False),
+    ]
+    signature = ModelSignature(inputs=Schema(optional), outputs=EVERYTHING.outputs)
+    server.serve("some", signature.to_dict(), answer)
+    full = {
+        "note": "a",
+        "is_new": True,
+        "size": 1.0,
+        "path": [1.0],
+        "at": "2024-01-02",
+        "raw": b"\xff",
+    }
+    expected = {**full, "at": 1_704_153_600_000_000_000}
+    none = {"size": np.nan, "at": None}
+
+    client.predict("some", [full, dict.fromkeys(full)])
+    found = {name: values.tolist() for name, values in seen.items()}
+    np.testing.assert_equal(found, {k: [v, none.get(k)] for k, v in expected.items()})
+
+    client.predict("some", {name: [None, None] for name in full})
+    assert [seen[name].tolist() for name in ("note", "is_new", "raw")] == [[None, None]] * 3
+    # As any client may send it.
+    sent = {"size": np.ones(2), "at": np.zeros(2, np.int64), "at.is_null": np.zeros(2, bool)}
+    client.infer("some", {**sent, "size.is_null": np.array([True, False])})
+    np.testing.assert_equal(seen["size"], [np.nan, 1.0])
+    client.infer("some", {"at.is_null": np.ones(2, bool), "size.is_null": np.ones(2, bool)})
+    assert np.isnat(seen["at"]).all()
+    assert np.isnan(seen["size"]).all()
+    with pytest.raises(InvalidArgument, match=r"'raw\.is_null': expected true in"):
+        client.infer("some", {"raw.is_null": np.array([True, False])})
+
+
 def test_a_signature_may_come_from_a_server(server: FakeServer, client: Client) -> None:
     server.serve("all", EVERYTHING.to_dict(), lambda *_, **__: None)
     with FakeServer() as second, Client(second.target, timeout_s=20) as other:

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
+from headrace.nulls import is_nullable
 from headrace.oip.open_inference_pb2 import ModelMetadataResponse
 from headrace_client import InvalidResponse, ModelMetadata, Prediction, TensorSpec
 from headrace_client.types import metadata_of
@@ -74,10 +75,12 @@ def test_metadata_tells_kinds_optional_inputs_and_parameters() -> None:
         ("at", "INT64", "datetime64[ns]"),
         ("path", "BYTES", "json"),
         ("note", "BYTES", "string"),
+        ("is_new", "BOOL", "boolean"),
         ("odd", "BYTES", "of another server"),
     ):
         tensor = message.inputs.add(name=name, datatype=datatype, shape=[-1])
         tensor.parameters["kind"].string_param = kind
+        tensor.parameters["nullable"].bool_param = True
     message.inputs[1].parameters["schema"].string_param = '{"type": "any"}'
     message.inputs[2].parameters["optional"].bool_param = True
     message.parameters["scale"].double_param = 0.5
@@ -90,9 +93,24 @@ def test_metadata_tells_kinds_optional_inputs_and_parameters() -> None:
         TensorSpec("at", "INT64", (-1,), "datetime"),
         TensorSpec("path", "BYTES", (-1,), "json", schema='{"type": "any"}'),
         TensorSpec("note", "BYTES", (-1,), "string", optional=True),
+        TensorSpec("is_new", "BOOL", (-1,), "boolean"),
         TensorSpec("odd", "BYTES", (-1,)),
     )
     assert metadata.parameters == {"scale": 0.5, "count": 3, "name": None}
+
+
+def test_columns_of_servers_that_tell_of_no_masks_take_none() -> None:
+    message = ModelMetadataResponse(name="m")
+    for name, told in (("old", None), ("never", False), ("new", True)):
+        tensor = message.inputs.add(name=name, datatype="BYTES", shape=[-1])
+        tensor.parameters["kind"].string_param = "string"
+        if told is not None:
+            tensor.parameters["nullable"].bool_param = told
+
+    inputs = metadata_of(message).inputs
+
+    assert [spec.no_nulls for spec in inputs] == [True, True, False]
+    assert [is_nullable(spec) for spec in inputs] == [False, False, True]
 
 
 def test_json_outputs_are_read_on_demand() -> None:

@@ -52,6 +52,11 @@ COLUMNS: dict[str, tuple[Callable[[Any], Any], list[float], list[float]]] = {
     ),
     # The proof at load sees nothing of this one: it is found where it happens.
     "rarely": (lambda x: x[x != 7.5].to_numpy(), [1.0, 2.0], [7.5]),
+    "coded": (
+        lambda x: x.map({7e8: 1.0, 1.7e9: 2.0, 2.7e9: 3.0}).fillna(0.0).to_numpy(),
+        [7e8, 1.0],
+        [2.7e9],
+    ),
     "doubling": (lambda x: (2 * x).to_numpy(), [1.0, 3.0], [1000.0]),
 }
 # Of one example row, where the proof has least to go by.
@@ -155,6 +160,25 @@ def test_an_answer_is_the_models_own_whatever_its_neighbours_ask(
         answers = [client.predict(name, {"x": mine}).array.tolist() for _ in range(ASKED)]
 
     assert answers == [np.asarray(right).tolist()] * ASKED
+
+
+def test_real_requests_prove_what_made_up_rows_could_not(
+    daemon: Daemon, client: Client, saved: dict[str, Path]
+) -> None:
+    """`coded` knows a few numbers alone: the rows that are tried at load have one answer."""
+    (before,) = [one.batching for one in client.models() if one.name == "coded"]
+    right = mlflow.pyfunc.load_model(str(saved["coded"])).predict
+
+    for number in range(12):
+        rows = [float(number % 5) * 1e9 + 7e8, float(number)]
+        answer = client.predict("coded", {"x": rows}).array
+        assert answer.tolist() == right(pd.DataFrame({"x": rows})).tolist()
+
+    line = daemon.wait_line("batching_found", model="coded")
+    assert (before, line["verdict"]) == ("unproven", "batched")
+    with neighbours(client, "coded", {"x": [7e8, 1.0]}):
+        answers = [client.predict("coded", {"x": [1.7e9]}).array.tolist() for _ in range(ASKED)]
+    assert answers == [[2.0]] * ASKED
 
 
 @pytest.mark.parametrize("steps", [1, 10, 200])

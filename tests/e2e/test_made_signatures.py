@@ -1,5 +1,6 @@
 """Signatures that hypothesis makes, served by one daemon: all ways to ask answer as MLflow does."""
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -192,8 +193,12 @@ def on_the_wire(spec: TensorSpec, column: Any) -> Any:
         moments = [NO_INSTANT_NS if np.isnat(one) else int(one.view("i8")) for one in column]
         return np.array(moments, object)
     if spec.kind == "json":
-        column = [json.dumps(one, default=str) for one in column]
+        column = [json.dumps(one, default=_text_of) for one in column]
     return np.fromiter(column, object, len(column))
+
+
+def _text_of(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def in_json(item: Item, value: Any) -> Any:
@@ -243,6 +248,8 @@ def _within_json(value: Any) -> Any:
             return {key: _within_json(one) for key, one in value.items()}
         case np.datetime64() | pd.Timestamp():
             return pd.Timestamp(value).isoformat()
+        case bytes():
+            return base64.b64encode(value).decode()
         case bool() | np.bool_():
             return bool(value)
         case int() | float() | np.number():

@@ -152,6 +152,85 @@ def test_many_columns_have_a_legal_descriptor(count: int) -> None:
     pool_of(file_of(service)).FindServiceByName("headrace.typed.wide.WidePredictor")
 
 
+# Masks of missing values.
+
+
+def texts(*names: str) -> Signature:
+    return columns(*names, kind="string", datatype="BYTES")
+
+
+@given(st.lists(awkward_names, min_size=1, max_size=6, unique=True), st.data())
+def test_a_mask_has_its_columns_number_and_200000_for_good(
+    names: list[str], data: st.DataObject
+) -> None:
+    before = describe("iris", texts(*names))
+    more = data.draw(st.permutations([*names, "brand new \0"]))
+    now = describe("iris", texts(*more), before.numbers)
+
+    for service in (before, now):
+        number = {item.name: item.number for item in service.inputs}
+        assert {mask.name: mask.number for mask in service.masks} == {
+            f"{name}.is_null": 200_000 + number[name]
+            for name in number
+            if f"{name}.is_null" not in number
+        }
+        fields = [item.field.replace("_", "").lower() for item in (*service.inputs, *service.masks)]
+        assert len({*fields, "params"}) == len(fields) + 1
+        pool_of(file_of(service))
+
+
+@given(signatures())
+def test_masks_change_neither_numbers_nor_names_nor_fingerprints(signature: Signature) -> None:
+    without = replace(
+        signature, inputs=tuple(replace(spec, no_nulls=True) for spec in signature.inputs)
+    )
+
+    service, bare = describe("iris", signature), describe("iris", without)
+
+    assert bare.masks == ()
+    assert service.numbers == bare.numbers
+    assert fingerprint(signature) == fingerprint(without)
+    for item, plain in zip(service.inputs, bare.inputs, strict=True):
+        told = (item.field, item.python, item.json, item.number, item.type)
+        assert told == (plain.field, plain.python, plain.json, plain.number, plain.type)
+
+
+def test_only_columns_without_a_null_of_their_own_have_a_mask() -> None:
+    kinds = {"double": "FP64", "datetime": "INT64", "long": "INT64", "json": "BYTES"}
+    kinds |= {"string": "BYTES", "boolean": "BOOL", "binary": "BYTES"}
+    specs = [TensorSpec(kind, datatype, (-1,), kind) for kind, datatype in kinds.items()]
+
+    service = describe("iris", Signature((*specs, TensorSpec("x", "BYTES", (-1, 2)))))
+
+    assert [(mask.name, mask.field, mask.json) for mask in service.masks] == [
+        (f"{kind}.is_null", f"{kind}_is_null", f"{kind}.is_null")
+        for kind in ("string", "boolean", "binary")
+    ]
+
+
+def test_a_mask_makes_way_for_a_column_of_its_name() -> None:
+    service = describe("iris", texts("a", "a_is_null", "b", "b.is_null"))
+
+    assert [(item.name, item.field) for item in service.inputs] == [
+        *(("a", "a"), ("a_is_null", "a_is_null")),
+        *(("b", "b"), ("b.is_null", "b_is_null")),
+    ]
+    assert [mask.name for mask in service.masks] == [
+        *("a.is_null", "a_is_null.is_null", "b.is_null.is_null"),
+    ]
+    assert service.masks[0].field.startswith("a_is_null_x")
+
+
+@pytest.mark.parametrize(("count", "masks"), [(1500, 1500), (1501, 0)])
+def test_masks_are_left_out_where_a_message_would_have_too_many_fields(
+    count: int, masks: int
+) -> None:
+    service = describe("wide", texts(*(f"column {index}" for index in range(count))))
+
+    assert len(service.masks) == masks
+    pool_of(file_of(service)).FindServiceByName("headrace.typed.wide.WidePredictor")
+
+
 def test_more_columns_than_protobuf_takes_are_an_error() -> None:
     with pytest.raises(ValueError, match="at most 3000 inputs, got 3001"):
         describe("wide", columns(*map(str, range(3001))))

@@ -31,8 +31,13 @@ runs = st.builds(
     out_bytes=uint64,
     parameters=st.binary(max_size=20),
 )
+refused = st.none() | st.dictionaries(st.integers(0, 2**32 - 1), names, min_size=1, max_size=3)
 answers = st.builds(
-    DoneFrame, batch=uint64, instants=st.builds(Instants, *[uint64] * 4), outputs=tensors
+    DoneFrame,
+    batch=uint64,
+    instants=st.builds(Instants, *[uint64] * 4),
+    outputs=tensors,
+    refused=refused,
 )
 
 
@@ -44,3 +49,9 @@ def test_a_batch_survives_packing(run: RunFrame) -> None:
 @given(answers)
 def test_an_answer_survives_packing(done: DoneFrame) -> None:
     assert DoneFrame.unpack(done.pack()) == done
+
+
+def test_an_answer_of_which_no_row_is_refused_is_no_longer_for_it() -> None:
+    done = DoneFrame(1, Instants(1, 2, 3, 4))
+
+    assert len(DoneFrame(1, Instants(1, 2, 3, 4), refused={}).pack()) == len(done.pack())

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ..nulls import MASK_DATATYPE, SUFFIX, has_own_null, masks_of
 from ..signature import ParamSpec, Signature, TensorSpec
 from .names import cleaned, field_names, message_prefix, python_name
 from .numbers import OWN_NUMBER, FieldNumbers, extended, number_at
@@ -21,6 +22,9 @@ PARAMS_FIELD: Final = "params"
 PARAMS_NUMBER: Final = OWN_NUMBER
 VERSION_FIELD: Final = "model_version"
 VERSION_NUMBER: Final = OWN_NUMBER
+# A mask has the number of its column, and this: beyond all that columns may have.
+MASK_NUMBER: Final = 2 * OWN_NUMBER
+_MASK_FIELD: Final = "{}_is_null"
 
 # Fields of one message: protobuf's own limit is 64 KiB of memory for it, and a text takes 16 bytes.
 FIELDS_MAX: Final = 3000
@@ -158,6 +162,8 @@ class TypedService:
         inputs: What a request holds.
         outputs: What an answer holds.
         params: Parameters of a request.
+        masks: What a request may hold besides: for each input whose type has no word for it, in
+            which rows it has no value.
         retired_inputs: Numbers that no field of a request may have.
         retired_outputs: The same of an answer.
         retired_params: The same of parameters.
@@ -171,6 +177,7 @@ class TypedService:
     inputs: tuple[Item, ...]
     outputs: tuple[Item, ...]
     params: tuple[Item, ...]
+    masks: tuple[Item, ...]
     retired_inputs: tuple[Retired, ...]
     retired_outputs: tuple[Retired, ...]
     retired_params: tuple[Retired, ...]
@@ -249,6 +256,7 @@ def describe(model: str, signature: Signature, known: FieldNumbers | None = None
         inputs=inputs.items,
         outputs=outputs.items,
         params=params.items,
+        masks=_masks(inputs, signature),
         retired_inputs=inputs.retired,
         retired_outputs=outputs.retired,
         retired_params=params.retired,
@@ -311,6 +319,38 @@ def _group(
         for name in (entry.partition(" ")[2],)
     )
     return _Group(items, retired, entries)
+
+
+def _masks(inputs: _Group, signature: Signature) -> tuple[Item, ...]:
+    """The masks of *inputs*; none where the message would have too many fields.
+
+    They make way for all columns, whose names and numbers are what they were without them.
+    """
+    wanted = {spec.name: name for name, spec in masks_of(signature.inputs).items()}
+    columns = [
+        item for item in inputs.items if item.name in wanted and not has_own_null(item.tensor)
+    ]
+    if len(inputs.items) + len(columns) > FIELDS_MAX:
+        return ()
+    retired = (one.field for one in inputs.retired)
+    taken = [PARAMS_FIELD, *(one.field for one in inputs.items), *retired]
+    fields = field_names([_MASK_FIELD.format(item.field) for item in columns], "input", taken)
+    json_names = {item.json for item in inputs.items}
+    return tuple(
+        Item(
+            name=wanted[item.name],
+            field=field,
+            python=python_name(field),
+            json=field if f"{item.json}{SUFFIX}" in json_names else f"{item.json}{SUFFIX}",
+            number=MASK_NUMBER + item.number,
+            type=_ELEMENTS[MASK_DATATYPE][0],
+            kind=Kind.SCALAR,
+            is_optional=True,
+            is_list=False,
+            spec=TensorSpec(wanted[item.name], MASK_DATATYPE, (-1,), "boolean", optional=True),
+        )
+        for item, field in zip(columns, fields, strict=True)
+    )
 
 
 def _is_json_name(name: str, own: str, fields: Mapping[str, str]) -> bool:

@@ -59,9 +59,8 @@ def file_of(service: TypedService) -> FileDescriptorProto:
     file.dependency.extend(path for name, path in sorted(_DEPENDENCIES.items()) if name in used)
     _add_service(file, service)
     has_params = bool(service.params)
-    _add_message(
-        file, service, service.request, service.inputs, service.retired_inputs, params=has_params
-    )
+    inputs = (*service.inputs, *service.masks)
+    _add_message(file, service, service.request, inputs, service.retired_inputs, params=has_params)
     _add_message(
         file, service, service.response, service.outputs, service.retired_outputs, version=True
     )
@@ -70,7 +69,7 @@ def file_of(service: TypedService) -> FileDescriptorProto:
             file,
             service,
             service.row,
-            service.inputs,
+            inputs,
             service.retired_inputs,
             is_row=True,
             params=has_params,

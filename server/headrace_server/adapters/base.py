@@ -18,10 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from headrace.datatypes import datatype_of
+from headrace.datatypes import DATATYPES, datatype_of
+from headrace.nulls import is_nullable
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
+from .raw import holds_arrays, leaves, named, raw_array
 
 Array = npt.NDArray[np.generic]
 Tensors = dict[str, Array]
@@ -124,6 +126,13 @@ class Adapter(ABC):
         """Bring *tensors* to the device."""
         return tensors
 
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """Bring *tensors* to the device, where rows of the columns *nullable* may lack values.
+
+        A model whose `signature` says `no_nulls` has no such columns but those of floats.
+        """
+        return self.stage(tensors)
+
     @abstractmethod
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Start computing, with *params* where the model takes them."""
@@ -203,9 +212,38 @@ def stack_columns(columns: Sequence[Array], dtype: npt.DTypeLike) -> Array:
 
 
 def all_required(signature: Signature) -> Signature:
-    """*signature* for a model that cannot do without any of its inputs."""
+    """*signature* for a model that cannot do without any of its inputs, nor of their values."""
     inputs = tuple(replace(spec, optional=False) for spec in signature.inputs)
+    return without_nulls(replace(signature, inputs=inputs))
+
+
+def without_nulls(signature: Signature) -> Signature:
+    """*signature* for a model that wants a value in every row; among floats NaN is one."""
+    inputs = tuple(
+        replace(spec, no_nulls=True) if is_nullable(spec) and not is_float(spec) else spec
+        for spec in signature.inputs
+    )
     return replace(signature, inputs=inputs)
+
+
+def is_float(spec: TensorSpec) -> bool:
+    """Whether what is missing in *spec* is NaN."""
+    return DATATYPES[spec.datatype].dtype.kind == "f"
+
+
+def matched(names: Sequence[str], own: Sequence[str], whose: str) -> dict[str, str]:
+    """The model's *own* name for each of its signature's input *names*.
+
+    By name, else by position where no name is both: one that is would go elsewhere.
+
+    Raises:
+        LoadError: Neither fits. *whose* names the part of the model that has its own.
+    """
+    if set(names) == set(own):
+        return {name: name for name in names}
+    if len(names) == 1 == len(own) or (len(names) == len(own) and set(own).isdisjoint(names)):
+        return dict(zip(names, own, strict=True))
+    raise LoadError(f"the signature's inputs {list(names)} do not match {whose} {list(own)}")
 
 
 def default_params(signature: Signature | None) -> Params:
@@ -219,33 +257,32 @@ def name_outputs(result: Any, signature: Signature | None) -> Tensors:
     """Name what a model returned.
 
     A dict gives its keys. A single array, or a sequence of arrays, takes the names of the
-    signature's outputs where the numbers agree, else "output-0", "output-1", ... A table whose
-    columns the signature names is taken apart into these.
+    signature's outputs where the numbers agree, else "output-0", "output-1", ... Dicts and
+    sequences within these are taken apart too, with dotted names. A table whose columns the
+    signature names is taken apart into these.
+
+    Raises:
+        ValueError: Two outputs have one name.
     """
     if isinstance(result, Mapping):
-        return {str(name): np.asarray(value) for name, value in result.items()}
+        return named(list(leaves(result, "")))
     specs = signature.outputs if signature is not None else ()
-    values = _arrays(result)
+    # A list of anything but arrays is one output, one element per row.
+    is_many = isinstance(result, tuple) or (isinstance(result, list) and holds_arrays(result))
+    values = list(result) if is_many else [raw_array(result)]
     is_table = len(specs) > 1 and all(spec.is_column for spec in specs)
-    if is_table and len(values) == 1 and values[0].shape[1:] == (len(specs),):
+    if is_table and len(values) == 1 and np.shape(values[0])[1:] == (len(specs),):
         values = [values[0][:, index] for index in range(len(specs))]
     names = (
         [spec.name for spec in specs]
         if len(specs) == len(values)
         else [f"output-{i}" for i in range(len(values))]
     )
-    return dict(zip(names, values, strict=True))
+    pairs = zip(names, values, strict=True)
+    return named([leaf for name, value in pairs for leaf in leaves(value, name)])
 
 
 def spec_of(name: str, array: Array) -> TensorSpec:
     """The spec of one output as it was seen: its datatype and shape, with any number of rows."""
     kind = "datetime" if array.dtype.kind == "M" else "tensor"
     return TensorSpec(name, datatype_of(array.dtype).name, (-1, *array.shape[1:]), kind)
-
-
-def _arrays(result: Any) -> list[Array]:
-    """One array per output. A list of anything but arrays is one output, one element per row."""
-    is_many = isinstance(result, tuple) or (
-        isinstance(result, list) and len(result) > 0 and getattr(result[0], "ndim", 0) > 0
-    )
-    return [np.asarray(value) for value in result] if is_many else [np.asarray(result)]

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from headrace.signature import Signature
+import numpy as np
+
+from headrace.datatypes import BYTES, DATATYPES
+from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
 from ..devices.cpu import CpuDevice
@@ -45,14 +48,20 @@ class CatboostAdapter(TabularAdapter):
 
     def _features(self) -> Sequence[str] | int | None:
         model = self._model
-        if model.get_cat_feature_indices() or model.get_text_feature_indices():
+        kinds = ("cat", "text", "embedding")
+        if any(getattr(model, f"get_{kind}_feature_indices")() for kind in kinds):
             return None
         names: list[str] = model.feature_names_
         return len(names) if names == list(map(str, range(len(names)))) else names
 
+    def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
+        """FP32, which CatBoost makes of every number itself; its categories are no numbers."""
+        has_texts = any(DATATYPES[spec.datatype] is BYTES for spec in specs)
+        return None if has_texts or self._features() is None else np.dtype(np.float32)
+
     def _ways(self, signature: Signature) -> Iterator[Way]:
         yield from super()._ways(signature)
-        if all(spec.is_column for spec in signature.inputs):
+        if self._features() is None and all(spec.is_column for spec in signature.inputs):
             yield Way(_objects, self._call)
 
 

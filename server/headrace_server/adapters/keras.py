@@ -2,7 +2,8 @@
 
 Keras computes with the backend that KERAS_BACKEND names, else with the one the model was saved with
 where that is installed, else with the first of torch, tensorflow and jax. A model is called as a
-function: `predict` answers the same, but is made for data sets and takes several times as long.
+function where that is shown to answer as `predict` does, which MLflow calls: it is made for data
+sets, takes several times as long, and runs 32 rows at a time.
 """
 
 import inspect
@@ -10,9 +11,10 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,13 +32,22 @@ from .base import (
     all_required,
     is_unpickling_allowed,
     loading,
+    matched,
     name_outputs,
     stack_columns,
 )
 from .kerasweights import check_weights
+from .quickways import Yardstick
+from .raw import mapped
 from .savedmodel import Scope, configure_tensorflow, host_array
 
 BACKENDS = ("torch", "tensorflow", "jax")
+
+# What `predict` is compared on: more rows than its batches have, and sizes that suit convolutions.
+_ROWS = 40
+INNER_SIZES = (1, 2, 8, 32)
+# `predict` may add in another order, in FP32.
+_TOLERANCE = 1e-4
 
 
 class KerasAdapter(Adapter):
@@ -53,10 +64,7 @@ class KerasAdapter(Adapter):
             self._scope = _prepare(self._backend, device)
             with self._scope():
                 self._model = _open_exported(artifact) if is_exported else _open(artifact)
-        if is_exported:
-            self._call = _method(self._model, artifact.method or "serve")
-        else:
-            self._call = _call(self._model, artifact.method, self._backend)
+        self._call: Callable[[Any], Any]
         own_inputs, self._takes_dict = ({}, False) if is_exported else _own_inputs(self._model)
         signature = artifact.signature or _own_signature(own_inputs)
         self._signature = None if signature is None else all_required(signature)
@@ -66,6 +74,12 @@ class KerasAdapter(Adapter):
         self._is_table = bool(specs) and all(spec.is_column for spec in specs)
         self._targets = _targets([spec.name for spec in specs], list(own_inputs))
         self._output_names = tuple(getattr(self._model, "output_names", ()))
+        self._is_quick = True
+        if is_exported:
+            self._call = _method(self._model, artifact.method or "serve")
+        else:
+            with loading(extra, (extra,)):
+                self._choose_call()
 
     @property
     def signature(self) -> Signature | None:
@@ -76,6 +90,7 @@ class KerasAdapter(Adapter):
         """What the model takes: a tensor, or several by its own names, else in its order."""
         if self._is_table:
             columns = list(tensors.values())
+            # As of a DataFrame of numbers.
             return self._staged(stack_columns(columns, np.result_type(*columns)))
         if len(tensors) == 1 and not self._takes_dict:
             (array,) = tensors.values()
@@ -93,23 +108,59 @@ class KerasAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every output to the host, and name it."""
-        if isinstance(launched, Mapping):
-            return {str(name): self._host(value) for name, value in launched.items()}
-        if isinstance(launched, tuple | list):
-            values = tuple(map(self._host, launched))
-            named = name_outputs(values, self._signature)
-            is_declared = self._signature is not None and len(self._signature.outputs) == len(named)
-            if is_declared or len(self._output_names) != len(named):
-                return named
-            return dict(zip(self._output_names, values, strict=True))
-        return name_outputs(self._host(launched), self._signature)
+        found = mapped(self._host, launched)
+        if isinstance(found, tuple | list):
+            declared = () if self._signature is None else self._signature.outputs
+            own = self._output_names
+            if len(declared) != len(found) == len(own):
+                return name_outputs(dict(zip(own, found, strict=True)), None)
+            found = tuple(found)
+        return name_outputs(found, self._signature)
 
     def close(self) -> None:
         """Let go of the model."""
         del self._call, self._model
 
+    def _choose_call(self) -> None:
+        """The method that is asked for; else the model itself, or `predict` where it must be."""
+        method, model = self.artifact.method, self._model
+        if not callable(model):
+            raise LoadError(f"the artifact holds a {type(model).__name__}, not a Keras model")
+        if method and method != "predict":
+            self._call = _method(model, method)
+            return
+        quick = _compiled(model, self._backend)
+        predict = cast("Callable[[Any], Any]", partial(model.predict, verbose=0))
+        may_be_quick = not method and self._signature is not None
+        self._is_quick = may_be_quick and self._is_shown(quick, predict)
+        self._call = quick if self._is_quick else predict
+
+    def _is_shown(self, quick: Callable[[Any], Any], predict: Callable[[Any], Any]) -> bool:
+        """Whether *quick* answers as *predict* does, on more rows than that runs at a time."""
+        assert self._signature is not None, "rows can be made"
+
+        def ask(call: Callable[[Any], Any], rows: Tensors, *, is_quick: bool) -> Tensors:
+            self._call, self._is_quick = call, is_quick
+            return self.predict(rows)
+
+        is_open = any(-1 in spec.shape[1:] for spec in self._signature.inputs)
+        for inner in INNER_SIZES if is_open else INNER_SIZES[:1]:
+            yardstick = Yardstick(
+                partial(ask, predict, is_quick=False),
+                self._signature,
+                self.artifact.example,
+                inner=inner,
+                rows=_ROWS,
+                is_careful=self.device.name != "cpu",
+                tolerance=_TOLERANCE,
+            )
+            if yardstick.rows is not None:
+                return yardstick.allows(partial(ask, quick, is_quick=True))
+        return False
+
     def _staged(self, array: Any) -> Any:
-        return self.device.stage(array) if self._backend == "torch" else array
+        is_torch = self._backend == "torch" and self._is_quick
+        return self.device.stage(array) if is_torch else array
 
     def _inference(self) -> AbstractContextManager[Any]:
         if self._backend != "torch":
@@ -121,7 +172,7 @@ class KerasAdapter(Adapter):
     def _host(self, value: Any) -> Any:
         if self._backend == "torch" and hasattr(value, "detach"):
             return self.device.finish(value)
-        return host_array(value)
+        return value if value is None else host_array(value)
 
 
 # Loading.
@@ -217,21 +268,8 @@ def _open_exported(artifact: Artifact) -> Any:
     return tf.saved_model.load(str(artifact.file("data") / "model"))
 
 
-def _call(model: Any, method: str, backend: str) -> Callable[[Any], Any]:
-    """The function that answers: the model itself, else *method* of it."""
-    import keras
-
-    if not callable(model):
-        raise LoadError(f"the artifact holds a {type(model).__name__}, not a Keras model")
-    # A model may say for itself what predicting is.
-    is_customised = isinstance(model, keras.Model) and (
-        type(model).predict is not keras.Model.predict
-        or type(model).predict_step is not keras.Model.predict_step
-    )
-    if method == "predict" or (not method and is_customised):
-        return lambda given: model.predict(given, verbose=0)
-    if method:
-        return _method(model, method)
+def _compiled(model: Any, backend: str) -> Callable[[Any], Any]:
+    """The model itself as a function, in inference mode."""
     has_training = "training" in inspect.signature(model.call).parameters
     options = {"training": False} if has_training else {}
 
@@ -287,14 +325,8 @@ def _spec(name: str, tensor: Any) -> TensorSpec:
 
 
 def _targets(names: Sequence[str], own_names: Sequence[str]) -> dict[str, str]:
-    """The model's name for each of the signature's inputs; empty where they go in by position."""
-    if set(names) == set(own_names):
-        return {name: name for name in names}
-    if own_names and len(own_names) != len(names):
-        raise LoadError(
-            f"the signature's inputs {list(names)} are not the model's {list(own_names)}"
-        )
-    return dict(zip(names, own_names, strict=True)) if own_names else {}
+    """The model's name for each of the signature's inputs; empty where it does not tell its own."""
+    return matched(names, own_names, "the model's") if own_names else {}
 
 
 def _refuse_texts(specs: Sequence[TensorSpec]) -> None:

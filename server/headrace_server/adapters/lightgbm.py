@@ -4,7 +4,7 @@ The text format of a Booster executes no code and is read by LightGBM itself, wi
 of the scikit-learn kind are pickled.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ _BOOSTER = "lightgbm.basic.Booster"
 class LightgbmAdapter(TabularAdapter):
     """A model of gradient boosted trees, on the host; a call uses the device's threads.
 
-    Columns of text become the categories that the model was fitted with, where pandas had such:
-    MLflow's pyfunc would let the model fail.
+    Columns of text, integers or booleans become the categories that the model was fitted with,
+    where pandas had such: MLflow's pyfunc would let the model fail.
     """
 
     extra = "lightgbm"
@@ -45,8 +45,7 @@ class LightgbmAdapter(TabularAdapter):
             model = load_estimator(file, self.artifact.config, "cloudpickle", self._load_by_mlflow)
         self._booster = model if isinstance(model, lightgbm.Booster) else model.booster_
         self._categories: list[list[Any]] = self._booster.pandas_categorical or []
-        # As LightGBM numbers them.
-        self._numbers = [{text: at for at, text in enumerate(one)} for one in self._categories]
+        self._places = _category_places(self._booster) if self._categories else []
         return model
 
     def _load_by_mlflow(self) -> Any:
@@ -89,34 +88,64 @@ class LightgbmAdapter(TabularAdapter):
         # The booster's own have no blanks.
         return list(map(str, getattr(self._model, "feature_names_in_", names)))
 
+    def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
+        """What LightGBM makes of a DataFrame; of a matrix of integers it would make FP32."""
+        if self._categories or any(DATATYPES[spec.datatype] is BYTES for spec in specs):
+            return None
+        return np.result_type(np.float32, *(DATATYPES[spec.datatype].dtype for spec in specs))
+
     def _ways(self, signature: Signature) -> Iterator[Way]:
         yield from super()._ways(signature)
-        if self._texts(signature.inputs):
-            codes = partial(self._codes, specs=signature.inputs)
+        if columns := self._categorical(signature.inputs):
+            # As LightGBM numbers them.
+            numbers = {
+                name: {value: at for at, value in enumerate(categories)}
+                for name, categories in columns.items()
+            }
             for call in self._fast_calls():
-                yield Way(codes, call)
+                yield Way(partial(_codes, numbers=numbers), call)
 
-    def _texts(self, specs: Sequence[TensorSpec]) -> list[str]:
-        """The columns of text, where each is one of the model's categorical columns."""
-        names = [spec.name for spec in specs if DATATYPES[spec.datatype] is BYTES]
-        return names if len(names) == len(self._categories) else []
+    def _categorical(self, specs: Sequence[TensorSpec]) -> dict[str, list[Any]]:
+        """The columns that had pandas' categories when the model was fitted, with these.
 
-    def _sample(self, signature: Signature) -> Tensors:
-        sample = super()._sample(signature)
-        if self.artifact.example is None:
-            for name, categories in zip(
-                self._texts(signature.inputs), self._categories, strict=False
-            ):
-                texts = np.array(categories, object)
-                sample[name] = texts[np.arange(self.sample_rows) % len(texts)]
-        return sample
+        Raises:
+            LoadError: Which they are cannot be told, or one holds other values.
+        """
+        if not self._categories:
+            return {}
+        columns = [specs[at] for at in self._places if at < len(specs)]
+        if len(columns) != len(self._categories):
+            # LightGBM forgets a column that it made no use of, but only one of categories has text.
+            columns = [spec for spec in specs if DATATYPES[spec.datatype] is BYTES]
+        if len(columns) != len(self._categories):
+            raise LoadError(
+                f"the model was fitted with {len(self._categories)} columns of pandas' categories, "
+                f"and which of {[spec.name for spec in specs]} they are is not told"
+            )
+        for spec, categories in zip(columns, self._categories, strict=True):
+            are_texts = any(isinstance(value, str) for value in categories)
+            if are_texts != (DATATYPES[spec.datatype] is BYTES):
+                kind = "texts" if are_texts else "numbers"
+                raise LoadError(
+                    f"input {spec.name!r} is {spec.datatype}, but the model's categories are {kind}"
+                )
+        named = (spec.name for spec in columns)
+        return dict(zip(named, self._categories, strict=True))
+
+    def _choices(self, signature: Signature) -> dict[str, Array]:
+        return {
+            name: np.array(categories, object)
+            for name, categories in self._categorical(signature.inputs).items()
+        }
 
     def _frame(self, tensors: Tensors, specs: tuple[TensorSpec, ...]) -> Any:
         import pandas as pd
 
         frame = super()._frame(tensors, specs)
-        for name, categories in zip(self._texts(specs), self._categories, strict=False):
-            frame[name] = pd.Categorical(frame[name], categories=categories)
+        for name, categories in self._categorical(specs).items():
+            # A category that is unknown is -1, which is a missing value.
+            codes = pd.Index(categories).get_indexer(frame[name])
+            frame[name] = pd.Categorical.from_codes(codes, categories)
         return frame
 
     def _as_given(self, tensors: Tensors) -> Any:
@@ -124,18 +153,29 @@ class LightgbmAdapter(TabularAdapter):
             return super()._as_given(tensors)
         return self._frame(tensors, tuple(spec_of(*named) for named in tensors.items()))
 
-    def _codes(self, tensors: Tensors, specs: tuple[TensorSpec, ...]) -> Array:
-        """A matrix with numbers for categories; NaN is one that the model does not know."""
-        columns = dict(tensors)
-        for name, codes in zip(self._texts(specs), self._numbers, strict=True):
-            texts = tensors[name].tolist()
-            columns[name] = np.fromiter((codes.get(t, np.nan) for t in texts), float, len(texts))
-        return stack_columns(list(columns.values()), np.float64)
-
     def close(self) -> None:
         """Let go of the model."""
         super().close()
         del self._booster
+
+
+def _category_places(booster: Any) -> list[int]:
+    """The features that LightGBM made categories of, which the head of the model's text tells.
+
+    It has `[least:most]` of a feature of numbers, and one category after the other elsewhere.
+    """
+    head = booster.model_to_string(num_iteration=1)
+    infos = head.partition("\nfeature_infos=")[2].partition("\n")[0].split(" ")
+    return [at for at, info in enumerate(infos) if info != "none" and not info.startswith("[")]
+
+
+def _codes(tensors: Tensors, numbers: Mapping[str, Mapping[Any, int]]) -> Array:
+    """A matrix with numbers for categories; NaN is one that the model does not know."""
+    columns = dict(tensors)
+    for name, known in numbers.items():
+        values = tensors[name].tolist()
+        columns[name] = np.fromiter((known.get(v, np.nan) for v in values), float, len(values))
+    return stack_columns(list(columns.values()), np.float64)
 
 
 # From probabilities, [rows, classes] or of the second of two classes [rows].

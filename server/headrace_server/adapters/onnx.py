@@ -1,14 +1,16 @@
 """Onnx: graphs that MLflow's onnx flavor saved, run by a session of our own.
 
-The signature's inputs are fed to the graph's by name, or by position where the names differ, and in
-the graph's own types. Neither onnx nor MLflow is imported.
+The signature's inputs are fed to the graph's by name, or by position where none has the same, and
+in the graph's own types. FP64 is rounded to FP32, as MLflow does it; any other cast that would
+change a value is refused, as onnxruntime refuses all. Neither onnx nor MLflow is imported.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from headrace.datatypes import DATATYPES
+from headrace.datatypes import DATATYPES, datatype_of
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
@@ -23,8 +25,10 @@ from .base import (
     Tensors,
     all_required,
     loading,
+    matched,
     stack_columns,
 )
+from .raw import named
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -72,8 +76,19 @@ class OnnxAdapter(Adapter):
         )
         inputs = self._signature.inputs
         self._is_table = len(graph_inputs) == 1 and all(spec.is_column for spec in inputs)
-        self._targets = {} if self._is_table else _matched(inputs, graph_inputs)
-        self._matrix = graph_inputs[0]
+        self._feeds: dict[str, _Feed] = {}
+        if self._is_table:
+            self._matrix = _Feed(graph_inputs[0], _common(inputs))
+            if {spec.datatype for spec in inputs} == {"FP64"} and self._matrix.is_rounded:
+                # What is rounded but once may be so where it is laid.
+                self._matrix.stacked = np.dtype(np.float32)
+        else:
+            own = {spec.name: spec for spec in graph_inputs}
+            names = matched([spec.name for spec in inputs], list(own), "the graph's")
+            self._feeds = {
+                spec.name: _Feed(own[names[spec.name]], DATATYPES[spec.datatype].dtype)
+                for spec in inputs
+            }
         self._asked, self._names = _outputs(graph_outputs, self._signature)
         # Only numbers lie on a GPU, and the session must compute on the device's own stream.
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -90,14 +105,12 @@ class OnnxAdapter(Adapter):
     def stage(self, tensors: Tensors) -> dict[str, Any]:
         """What the graph is fed, by the graph's input names: arrays, or tensors on a GPU."""
         if self._is_table:
-            dtype = DATATYPES[self._matrix.datatype].dtype
-            table = stack_columns(list(tensors.values()), dtype)
-            fed = {self._matrix.name: _fed(table, self._matrix)}
+            feed = self._matrix
+            table = stack_columns(list(tensors.values()), feed.stacked)
+            fed = {feed.name: feed.fitted(table)}
         else:
-            fed = {
-                self._targets[name].name: _fed(array, self._targets[name])
-                for name, array in tensors.items()
-            }
+            feeds = self._feeds
+            fed = {feeds[name].name: feeds[name].fitted(array) for name, array in tensors.items()}
         if not self._is_bound:
             return fed
         return {name: self.device.stage(array) for name, array in fed.items()}
@@ -117,7 +130,9 @@ class OnnxAdapter(Adapter):
         """Name the outputs."""
         if self._is_bound:
             launched = [self.device.finish(one) for one in launched]
-        return {name: _array(value) for name, value in zip(self._names, launched, strict=True)}
+        # Classifiers made by skl2onnx return a dict of labels and probabilities per row: these are
+        # its values as they are, as in MLflow's answer.
+        return named(list(zip(self._names, launched, strict=True)))
 
     def _run_bound(self, staged: dict[str, Any]) -> list[Any]:
         """Run the graph from and to torch tensors on the device; nothing is waited for."""
@@ -237,19 +252,73 @@ def _graph_signature(session: Any, inputs: list[TensorSpec]) -> Signature:
     return Signature(tuple(inputs), tuple(map(_spec, nodes)) if are_tensors else ())
 
 
-def _matched(
-    inputs: tuple[TensorSpec, ...], graph_inputs: list[TensorSpec]
-) -> dict[str, TensorSpec]:
-    """The graph's input for each of the signature's, by name, else by position."""
-    by_name = {spec.name: spec for spec in graph_inputs}
-    if by_name.keys() == {spec.name for spec in inputs}:
-        return by_name
-    if len(inputs) != len(graph_inputs):
-        raise LoadError(
-            f"the signature's inputs {[s.name for s in inputs]} do not match the graph's "
-            f"{list(by_name)}"
-        )
-    return {spec.name: target for spec, target in zip(inputs, graph_inputs, strict=True)}
+def _common(specs: Sequence[TensorSpec]) -> np.dtype[Any]:
+    """What MLflow's DataFrame makes of such columns as one matrix."""
+    return np.result_type(*(DATATYPES[spec.datatype].dtype for spec in specs))
+
+
+class _Feed:
+    """What one input of the graph is fed with.
+
+    Attributes:
+        name: The graph's name for it.
+        stacked: The dtype in which columns are laid side by side for it.
+        is_rounded: Whether it is FP32 of FP64.
+    """
+
+    def __init__(self, target: TensorSpec, source: np.dtype[Any]) -> None:
+        """An input *target* of the graph, for arrays of the dtype *source*.
+
+        Raises:
+            LoadError: Only one of them is text.
+        """
+        self.name = target.name
+        self._axes = len(target.shape)
+        self._datatype = target.datatype
+        self._dtype = DATATYPES[target.datatype].dtype
+        if (source.kind == "O") != (self._dtype.kind == "O"):
+            raise LoadError(
+                f"input {target.name!r} of the graph is {target.datatype}, and the signature's "
+                f"{datatype_of(source).name}"
+            )
+        self.is_rounded = (source, self._dtype) == (np.dtype(np.float64), np.dtype(np.float32))
+        self._is_checked = not self.is_rounded and not _is_exact(source, self._dtype)
+        self.stacked = source
+
+    def fitted(self, array: Array) -> Array:
+        """*array* in the graph's type and rank: a column has one axis here and may have two there.
+
+        Raises:
+            ValueError: It has a value that the graph's type does not hold.
+        """
+        if self._is_checked and array.dtype != self._dtype:
+            _check_exact(array, self._dtype, self.name, self._datatype)
+        with np.errstate(over="ignore"):
+            array = dense(array.astype(self._dtype, copy=False))
+        if array.ndim == 1 and self._axes == 2:
+            return array[:, np.newaxis]
+        if array.ndim == 2 and self._axes == 1 and array.shape[1] == 1:
+            return array[:, 0]
+        return array
+
+
+def _is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Whether *target* holds every value of *source*; numpy takes FP64 to hold any integer."""
+    is_wide = source.kind in "iu" and source.itemsize == 8 and target.kind == "f"
+    return np.can_cast(source, target, "safe") and not is_wide
+
+
+def _check_exact(array: Array, dtype: np.dtype[Any], name: str, datatype: str) -> None:
+    if array.dtype.kind in "iu" and dtype.kind == "f":
+        # Up to here every integer has a float of its own.
+        limit = 2 ** (np.finfo(dtype).nmant + 1)
+        is_held = bool(((array >= -limit) & (array <= limit)).all())
+    else:
+        with np.errstate(all="ignore"):
+            cast = array.astype(dtype).astype(array.dtype)
+        is_held = np.array_equal(cast, array, equal_nan=array.dtype.kind == dtype.kind == "f")
+    if not is_held:
+        raise ValueError(f"input {name!r} of the graph is {datatype}, which does not hold a value")
 
 
 def _outputs(graph_outputs: list[str], signature: Signature) -> tuple[list[str], list[str]]:
@@ -261,23 +330,6 @@ def _outputs(graph_outputs: list[str], signature: Signature) -> tuple[list[str],
     if set(declared) == set(graph_outputs):
         return declared, declared
     return graph_outputs, declared if len(declared) == len(graph_outputs) else graph_outputs
-
-
-def _fed(array: Array, target: TensorSpec) -> Array:
-    """*array* in the graph's type and rank: a column has one axis here and may have two there."""
-    array = dense(array.astype(DATATYPES[target.datatype].dtype, copy=False))
-    if array.ndim == 1 and len(target.shape) == 2:
-        return array[:, np.newaxis]
-    if array.ndim == 2 and len(target.shape) == 1 and array.shape[1] == 1:
-        return array[:, 0]
-    return array
-
-
-def _array(value: Any) -> Array:
-    """One output. Classifiers made by skl2onnx return a dict of probabilities per row."""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return np.array([list(row.values()) for row in value], np.float32)
-    return np.asarray(value)
 
 
 ADAPTER = OnnxAdapter

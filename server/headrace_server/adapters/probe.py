@@ -17,7 +17,8 @@ import numpy as np
 
 from headrace.signature import Signature, TensorSpec
 
-from .base import Adapter, LoadError, Tensors, cause, spec_of
+from .base import Adapter, LoadError, Tensors, cause
+from .conforming import settle
 from .proof import Finding, Prover, Run, Verdict
 from .samples import example_rows, synthetic_rows
 from .variety import varied_rows
@@ -53,9 +54,8 @@ class Probe:
     Attributes:
         finding: Whether requests may share a call, and why.
         rows_max: 1 for a model that runs no more than a row at a time; else 0.
-        outputs: The outputs as seen; empty where the model was not run with success.
-        signature: The effective signature, its outputs corrected by what was seen; None where the
-            model's inputs are unknown.
+        outputs: The outputs as they were settled; empty where the model was not run with success.
+        signature: The effective signature, with these; None where the model's inputs are unknown.
         seconds: How long probing took.
         sample: Rows that the model ran; None where it was not run with success.
     """
@@ -93,7 +93,7 @@ def probe(
         warnings.simplefilter("ignore")
         found = _look(adapter, run, signature, example, allowed, said)
     if signature is not None and found.outputs:
-        signature = replace(signature, outputs=_corrected(signature.outputs, found.outputs))
+        signature = replace(signature, outputs=found.outputs)
     return replace(found, signature=signature, seconds=time.monotonic() - began)
 
 
@@ -129,8 +129,10 @@ def _look(
                 Verdict.UNPROVEN if is_open else Verdict.WHOLE,
                 f"not known: the model fails on a made-up row ({cause(error)})",
             )
+    declared = () if signature is None else signature.outputs
     is_inner_free = signature is not None and any(-1 in s.shape[1:] for s in signature.inputs)
-    outputs = _seen(answer, _rows(sample), is_inner_free)
+    seen = [(_rows(sample), answer)]
+    outputs = settle(declared, seen, is_inner_free=is_inner_free)
     if signature is not None and not signature.is_batchable:
         return found(Verdict.WHOLE, "the signature fixes the number of rows")
     if _rows(sample) != 1 or not all(array.ndim for array in sample.values()):
@@ -143,6 +145,7 @@ def _look(
         precision=said.precision,
     )
     proven = prover.prove(example, inner)
+    outputs = settle(declared, seen + prover.answers, is_inner_free=is_inner_free)
     return found(proven.verdict, proven.why, rows_max=int(prover.is_frozen_at_one))
 
 
@@ -199,41 +202,3 @@ def _run_synthetic(
 
 def _rows(tensors: Tensors) -> int:
     return next((len(array) for array in tensors.values() if array.ndim), 1)
-
-
-def _seen(answer: Tensors, rows: int, is_inner_free: bool) -> tuple[TensorSpec, ...]:
-    """The specs of *answer*. Sizes that may come from the sample's own inner axes are left open."""
-    specs = []
-    for name, array in answer.items():
-        try:
-            spec = spec_of(name, array)
-        except ValueError as error:
-            raise LoadError(f"output {name!r} cannot be sent: {error}") from error
-        if array.shape[:1] != (rows,):
-            spec = replace(spec, shape=array.shape)
-        elif is_inner_free:
-            spec = replace(spec, shape=(-1,) * array.ndim)
-        specs.append(spec)
-    return tuple(specs)
-
-
-def _corrected(
-    declared: tuple[TensorSpec, ...], seen: tuple[TensorSpec, ...]
-) -> tuple[TensorSpec, ...]:
-    """The outputs as *seen*, each as *declared* where that says the same or leaves more open."""
-    by_name = {spec.name: spec for spec in declared}
-    return tuple(
-        known if (known := by_name.get(spec.name)) and _covers(known, spec) else spec
-        for spec in seen
-    )
-
-
-def _covers(declared: TensorSpec, seen: TensorSpec) -> bool:
-    return (
-        declared.datatype == seen.datatype
-        and len(declared.shape) == len(seen.shape)
-        and all(
-            size in (-1, actual) or actual == -1
-            for size, actual in zip(declared.shape, seen.shape, strict=True)
-        )
-    )

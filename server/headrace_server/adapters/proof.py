@@ -8,14 +8,15 @@ model is *unproven*, and whole until rows of real requests have proven it (worke
 
 import enum
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from headrace.signature import Signature
+from headrace.signature import Signature, TensorSpec
 
 from .base import Tensors, cause
 from .comparing import Tolerance
+from .conforming import OutputsUnlike, conform, settle
 from .memory import is_out_of_memory
 from .variety import edge_rows, together, varied_rows
 
@@ -69,6 +70,7 @@ class Prover:
 
     Attributes:
         is_frozen_at_one: Whether it runs one row, but no two together.
+        answers: What it answered to so many rows, as its adapter finished it.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class Prover:
             precision: In what the model computes.
         """
         self.is_frozen_at_one = False
+        self.answers: list[tuple[int, Tensors]] = []
+        self._specs: Mapping[str, TensorSpec] = {}
         self._run = run
         self._signature = signature
         self._rows_max = rows_max or _MANY_ROWS
@@ -128,6 +132,7 @@ class Prover:
         Beside them why there are no more.
         """
         rows: list[_Row] = []
+        taken: list[Tensors] = []
         trouble = ""
         began = time.monotonic()
         for tensors in islice(candidates, _TRIED_MAX):
@@ -142,8 +147,12 @@ class Prover:
             self._check_rows(answer, 1)
             if rows and (other := list(rows[0].answer)) != list(answer):
                 raise _Refuted(f"one row gives the outputs {other}, another {list(answer)}")
-            self._tolerance.learn(answer)
-            rows.append(_Row(tensors, answer))
+            self.answers.append((1, answer))
+            taken.append(tensors)
+            self._settle()
+            typed = [self._typed(answer) for _, answer in self.answers]
+            self._tolerance.learn(typed[-1])
+            rows = list(map(_Row, taken, typed))
         self._tried = len(rows)
         self._row_s = (time.monotonic() - began) / max(len(rows), 1)
         if rows:
@@ -152,7 +161,7 @@ class Prover:
 
     def _check_repeats(self, row: _Row) -> None:
         try:
-            why = self._tolerance.difference(row.answer, self._run(row.tensors))
+            why = self._tolerance.difference(row.answer, self._typed(self._run(row.tensors)))
         except Exception as error:
             raise _Refuted(f"a row fails the second time ({cause(error)})") from error
         if why:
@@ -193,7 +202,8 @@ class Prover:
         count = min(_MANY_ROWS, self._rows_max)
         if count > len(rows) and self._has_time(count * self._row_s):
             self._run_together([rows[at % len(rows)] for at in range(count)])
-        for name, tensors in edge_rows(rows[0].tensors, is_careful=self._is_careful):
+        edges = edge_rows(rows[0].tensors, self._signature, is_careful=self._is_careful)
+        for name, tensors in edges:
             if not self._has_time():
                 return
             self._compare_edge(name, rows, tensors)
@@ -216,7 +226,7 @@ class Prover:
         self._check_rows(answer, 1)
         if list(answer) != list(rows[0].answer):
             raise _Refuted(f"a row with {name} gives the outputs {list(answer)}")
-        self._run_in_chunks([rows[0], _Row(tensors, answer), rows[1]])
+        self._run_in_chunks([rows[0], _Row(tensors, self._typed(answer)), rows[1]])
 
     def _compare_without_optional(self, rows: Sequence[_Row], required: set[str]) -> None:
         shorter = []
@@ -227,7 +237,7 @@ class Prover:
             except Exception:  # noqa: BLE001 - then no such request is answered either.
                 return
             self._check_rows(answer, 1)
-            shorter.append(_Row(tensors, answer))
+            shorter.append(_Row(tensors, self._typed(answer)))
         self._run_in_chunks(shorter)
 
     def _run_in_chunks(self, rows: Sequence[_Row]) -> None:
@@ -259,6 +269,9 @@ class Prover:
             raise _Refuted(
                 f"1 row gives the outputs {list(rows[0].answer)}, {count} rows {list(answer)}"
             )
+        if count <= _ROWS_MAX:
+            self.answers.append((count, answer))
+        answer = self._typed(answer)
         for at, row in enumerate(rows):
             mine = {name: array[at : at + 1] for name, array in answer.items()}
             if why := self._tolerance.difference(row.answer, mine):
@@ -270,6 +283,17 @@ class Prover:
             if array.shape[:1] != (rows,):
                 shape = list(array.shape)
                 raise _Refuted(f"output {name!r} has shape {shape} for {rows} row(s)")
+
+    def _settle(self) -> None:
+        """Settle the types of the outputs by all that was answered so far."""
+        declared = () if self._signature is None else self._signature.outputs
+        self._specs = {spec.name: spec for spec in settle(declared, self.answers)}
+
+    def _typed(self, answer: Tensors) -> Tensors:
+        try:
+            return conform(answer, self._specs).tensors
+        except OutputsUnlike as error:
+            raise _Refuted(str(error)) from error
 
     def _has_time(self, seconds: float = 0.0) -> bool:
         return time.monotonic() + seconds < self._extra_until

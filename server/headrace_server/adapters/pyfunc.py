@@ -18,14 +18,29 @@ import numpy as np
 from headrace.signature import Signature
 
 from ..devices import Device
-from .base import NO_PARAMS, Adapter, Array, Artifact, LoadError, Params, Tensors, loading
+from .base import (
+    NO_PARAMS,
+    Adapter,
+    Array,
+    Artifact,
+    LoadError,
+    Params,
+    Tensors,
+    loading,
+    without_nulls,
+)
 from .outputs import named_outputs
+from .raw import objects
 from .tables import frame_of, python_column
 
 # Turns tensors into the one argument that the model takes.
 Form = Callable[[Tensors], Any]
 # Calls the model with that argument and, where the signature has any, parameters.
 Call = Callable[[Any, Params | None], Any]
+
+
+class OneRowAtATime(Exception):
+    """More rows than the one that the model answers."""
 
 
 class PyfuncAdapter(Adapter):
@@ -39,15 +54,35 @@ class PyfuncAdapter(Adapter):
         with loading("server", ("mlflow", "pandas")):
             self._model = _load(artifact)
         signature = artifact.signature
+        self._signature = signature
+        if signature is not None and _has_type_hint(self._model):
+            # MLflow knows no type hint of a single value that may be None.
+            self._signature = without_nulls(signature)
         self._form = _form(self._model, signature)
+        self._is_of_one_row = _is_of_one_row(self._model)
+        outputs = () if signature is None else signature.outputs
+        self._whole = outputs[0].name if len(outputs) == 1 else "output-0"
         self._call = _call(self._model, artifact)
         # MLflow hands over None, not nothing, where the signature has no parameters.
         self._has_params = signature is not None and bool(signature.params)
         kinds = {} if signature is None else {spec.name: spec.kind for spec in signature.params}
         self._moments = [name for name, kind in kinds.items() if kind == "datetime"]
 
+    @property
+    def signature(self) -> Signature | None:
+        """The artifact's; a type hint takes no nulls."""
+        return self._signature
+
     def stage(self, tensors: Tensors) -> Any:
-        """The DataFrame, array, dict of arrays or list that the model takes."""
+        """The DataFrame, array, dict of arrays or list that the model takes.
+
+        Raises:
+            OneRowAtATime: There are several, of which MLflow would drop all but the first.
+        """
+        if self._is_of_one_row:
+            rows = max((len(array) for array in tensors.values() if array.ndim), default=1)
+            if rows > 1:
+                raise OneRowAtATime(f"the model takes one row at a time, got {rows}")
         return self._form(tensors)
 
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
@@ -60,7 +95,13 @@ class PyfuncAdapter(Adapter):
         return self._call(staged, given)
 
     def finish(self, launched: Any) -> Tensors:
-        """Name the outputs."""
+        """Name the outputs.
+
+        The answer of an agent is one value, whatever is declared: what is None is not in it, though
+        its schema has it.
+        """
+        if self._is_of_one_row:
+            return {self._whole: objects([launched])}
         return named_outputs(launched, self.signature)
 
     def close(self) -> None:
@@ -82,6 +123,19 @@ def _load(artifact: Artifact) -> Any:
         return mlflow.pyfunc.load_model(str(artifact.path), suppress_warnings=True)
 
 
+def _is_of_one_row(model: Any) -> bool:
+    """Whether it is one of MLflow's agents, each of which answers the first row alone."""
+    import mlflow.pyfunc
+
+    kinds = [
+        kind
+        for name in ("ChatModel", "ChatAgent", "ResponsesAgent")
+        if (kind := getattr(mlflow.pyfunc, name, None)) is not None
+    ]
+    get_raw = getattr(model._model_impl, "get_raw_model", None)  # noqa: SLF001
+    return get_raw is not None and isinstance(get_raw(), tuple(kinds))
+
+
 # The argument.
 
 
@@ -94,7 +148,7 @@ def _form(model: Any, signature: Signature | None) -> Form:
         schema = model.metadata.get_input_schema()
         is_bare = len(specs) == 1 and not schema.has_input_names()
         return _only if is_bare else dict
-    if model.metadata._is_signature_from_type_hint():  # noqa: SLF001 - nothing public tells.
+    if _has_type_hint(model):
         # The model's own `predict` checks the values against its type hint.
         (spec,) = specs
         return lambda tensors: _python_values(python_column(tensors[spec.name], spec))
@@ -108,6 +162,12 @@ def _form(model: Any, signature: Signature | None) -> Form:
             frame(tensors), model.input_example
         )
     return frame
+
+
+def _has_type_hint(model: Any) -> bool:
+    """Whether the signature is made of the type hint of the model's `predict`."""
+    found: bool = model.metadata._is_signature_from_type_hint()  # noqa: SLF001 - nothing public.
+    return found
 
 
 def _as_given(tensors: Tensors) -> Any:

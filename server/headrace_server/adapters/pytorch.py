@@ -1,10 +1,10 @@
 """Pytorch: modules that MLflow's pytorch flavor saved, pickled or as torch.export programs (pt2).
 
 Tensors go in by position in the signature's order, or by the names of `forward` where these are the
-signature's. A table of columns goes in as one float32 matrix, as MLflow's own wrapper does it.
+signature's, or as one dict where it takes that. A table of columns goes in as one float32 matrix,
+as MLflow's own wrapper does it.
 """
 
-import inspect
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,9 @@ from .base import (
     name_outputs,
     stack_columns,
 )
+from .raw import mapped
 from .torchcall import TorchCall
+from .torchinputs import TorchInputs
 
 # MLflow's own pickle module differs from the standard one in writing only.
 READS_LIKE_PICKLE = frozenset({"mlflow.pytorch.pickle_module", "cloudpickle", "pickle"})
@@ -53,6 +55,7 @@ class PytorchAdapter(Adapter):
             module = _load(artifact, device.name)
         if not callable(module):
             raise LoadError(f"the artifact holds a {type(module).__name__}, not a torch module")
+        _refuse_forecasts(module)
         call = getattr(module, artifact.method, None) if artifact.method else module
         if not callable(call):
             raise LoadError(f"{type(module).__name__} has no method {artifact.method!r}")
@@ -64,7 +67,12 @@ class PytorchAdapter(Adapter):
             if DATATYPES[spec.datatype] is BYTES:
                 raise LoadError(f"torch takes no strings, but input {spec.name!r} is BYTES")
         self._is_table = bool(inputs) and all(spec.is_column for spec in inputs)
-        self._parameters = _parameters(getattr(module, artifact.method or "forward", None))
+        params = () if artifact.signature is None else artifact.signature.params
+        self._inputs = TorchInputs(
+            getattr(module, artifact.method or "forward", None), {spec.name for spec in params}
+        )
+        if not self._is_table:
+            self._inputs.check([spec.name for spec in inputs])
 
     @property
     def signature(self) -> Signature | None:
@@ -83,28 +91,18 @@ class PytorchAdapter(Adapter):
 
         On an asynchronous device the result may not be there yet.
         """
-        args, kwargs = self._arranged(staged)
+        args, kwargs = self._inputs.arrange(staged)
         return self._call(*args, **kwargs, **params)
 
     def prepare(self, tensors: Tensors) -> None:
         """Have a graph captured for *tensors*, where graphs are wanted."""
         batch = self.device.begin()
         try:
-            args, kwargs = self._arranged(self.stage(tensors))
+            args, kwargs = self._inputs.arrange(self.stage(tensors))
             with self.device.computing():
                 self._call.prepare(*args, **kwargs, **default_params(self.signature))
         finally:
             self.device.end(batch)
-
-    def _arranged(self, staged: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the module is given by position, and what by name."""
-        leading = self._parameters[: len(staged)]
-        if staged.keys() == set(leading):
-            # By position even so: an exported program takes only the call it was traced with.
-            return tuple(staged[name] for name in leading), {}
-        if staged.keys() <= set(self._parameters):
-            return (), staged
-        return tuple(staged.values()), {}
 
     def fetch(self, launched: Any) -> Any:
         """Begin to bring every tensor home."""
@@ -113,19 +111,12 @@ class PytorchAdapter(Adapter):
         def fetched(value: Any) -> Any:
             return self.device.fetch(value) if isinstance(value, torch.Tensor) else value
 
-        if isinstance(launched, dict):
-            return {name: fetched(value) for name, value in launched.items()}
-        if isinstance(launched, tuple | list):
-            return tuple(map(fetched, launched))
-        return fetched(launched)
+        return mapped(fetched, launched)
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every tensor to the host, and name it."""
-        if isinstance(launched, dict):
-            return name_outputs({k: self._host(v) for k, v in launched.items()}, None)
-        if isinstance(launched, tuple | list):
-            return name_outputs(tuple(map(self._host, launched)), self.signature)
-        return name_outputs(self._host(launched), self.signature)
+        found = mapped(self._host, launched)
+        return name_outputs(tuple(found) if isinstance(found, list) else found, self.signature)
 
     def close(self) -> None:
         """Let go of the module."""
@@ -205,13 +196,12 @@ def _unpickle(file: Path, device: str) -> Any:
     return model.eval().to(device) if isinstance(model, torch.nn.Module) else model
 
 
-def _parameters(forward: Any) -> list[str]:
-    """The names that *forward* takes by position or name; none where it does not tell."""
-    try:
-        parameters = inspect.signature(forward).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+def _refuse_forecasts(module: Any) -> None:
+    """Models that MLflow asks by a `predict` of their own, with a DataFrame."""
+    if any(
+        kind.__module__.partition(".")[0] == "pytorch_forecasting" for kind in type(module).__mro__
+    ):
+        raise LoadError("models of pytorch_forecasting are not served")
 
 
 ADAPTER = PytorchAdapter

@@ -26,8 +26,10 @@ from .base import (
     Tensors,
     all_required,
     loading,
+    matched,
     name_outputs,
 )
+from .raw import mapped
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -81,21 +83,25 @@ class SavedModelAdapter(Adapter):
 
     def finish(self, launched: Any) -> Tensors:
         """Bring every output to the host, and name it."""
-        if isinstance(launched, Mapping):
+        found = mapped(self._host, launched)
+        if isinstance(found, dict):
             # TensorFlow keeps no order of its own.
-            return {name: self._host(launched[name]) for name in sorted(launched)}
-        if isinstance(launched, tuple | list):
-            return name_outputs(tuple(map(self._host, launched)), self._signature)
-        return name_outputs(self._host(launched), self._signature)
+            found = {name: found[name] for name in sorted(found)}
+        if isinstance(found, list):
+            found = tuple(found)
+        return name_outputs(found, self._signature)
 
     def close(self) -> None:
         """Let go of the model."""
         del self._function, self._module
 
-    def _host(self, value: Any) -> Array:
+    def _host(self, value: Any) -> Array | None:
+        if value is None:
+            return None
         array = host_array(value)
-        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1:] == (1,)
-        return array[:, 0] if is_flat else array
+        # As MLflow has it.
+        is_flat = self._is_flattened and array.ndim > 1 and array.shape[1] == 1
+        return array.ravel() if is_flat else array
 
 
 def configure_tensorflow(device: Device) -> Scope:
@@ -171,13 +177,9 @@ def _function(module: Any, name: str) -> tuple[Callable[..., Any], dict[str, Any
 
 def _targets(names: list[str], own_inputs: Mapping[str, Any]) -> dict[str, str]:
     """The function's name for each input of the model's signature; its own where it has none."""
-    if not names or set(names) == set(own_inputs):
+    if not names:
         return {name: name for name in own_inputs}
-    if not own_inputs:
-        return {}
-    if len(names) != len(own_inputs):
-        raise LoadError(f"the signature's inputs {names} do not match {list(own_inputs)}")
-    return dict(zip(names, own_inputs, strict=True))
+    return matched(names, list(own_inputs), "the function's") if own_inputs else {}
 
 
 def _own_signature(own_inputs: Mapping[str, Any]) -> Signature | None:

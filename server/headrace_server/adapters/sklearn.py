@@ -4,10 +4,10 @@ MLflow and pandas are imported only where needed.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from headrace.signature import Signature
+from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
 from ..devices.cpu import CpuDevice
@@ -25,7 +25,6 @@ class SklearnAdapter(TabularAdapter):
 
     extra = "sklearn"
     packages = ("sklearn", "skops", "cloudpickle", "pandas")
-    sample_rows = 4
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         # Leaving out names is this adapter's purpose; the filter stands for the whole worker.
@@ -59,26 +58,39 @@ class SklearnAdapter(TabularAdapter):
         count = getattr(self._model, "n_features_in_", None)
         return None if count is None else int(count)
 
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """As for any table, but for a text vectorizer, which means the column itself."""
+        if self._way.form is only:
+            return self.stage(tensors)
+        return super().stage_nulls(tensors, nullable)
+
+    def _is_in_order(self, signature: Signature) -> bool:
+        """A model that was fitted with names may look for them; most refuse another order."""
+        names = getattr(self._model, "feature_names_in_", None)
+        return names is None or list(names) == [spec.name for spec in signature.inputs]
+
     def _way_for(self, signature: Signature) -> Way | None:
         """As for any table, but for a text vectorizer.
 
         That walks over a DataFrame's column names, not its rows: MLflow's pyfunc returns one answer
         for any number of texts. It means the column itself.
         """
-        found = super()._way_for(signature)
         is_one_column = len(signature.inputs) == 1 and signature.inputs[0].is_column
         if is_one_column and not is_numeric_table(signature):
-            sample = self._sample(signature)
-            expected = None if found is None else self._answer(found, sample)
-            column = Way(only, self._call)
-            if not self._has_rows(expected) and self._has_rows(self._answer(column, sample)):
+            own, column = self._pyfunc_way(signature), Way(only, self._call)
+            rows = self._yardstick(signature, column).rows
+            if rows is not None and self._has_rows(column, rows) and not self._has_rows(own, rows):
                 return column
-        return found
+        return super()._way_for(signature)
 
-    def _has_rows(self, answer: Tensors | None) -> bool:
-        return answer is not None and all(
-            array.shape[:1] == (self.sample_rows,) for array in answer.values()
-        )
+    def _has_rows(self, way: Way, rows: Tensors) -> bool:
+        """Whether the answer to *rows* in that way has as many."""
+        try:
+            answer = self._asked(way, rows)
+        except Exception:  # noqa: BLE001 - a model may raise anything.
+            return False
+        count = len(only(rows))
+        return all(array.shape[:1] == (count,) for array in answer.values())
 
 
 ADAPTER = SklearnAdapter

@@ -34,42 +34,51 @@ class StatsmodelsAdapter(TabularAdapter):
         return load_pickle(str(self.artifact.file("data")))
 
     def _pyfunc_call(self) -> Call:
-        from statsmodels.tsa.base.tsa_model import TimeSeriesModel
-
         method = super()._pyfunc_call()
-        if self.artifact.method or not isinstance(self._model.model, TimeSeriesModel):
+        if not self._is_time_series:
             return method
         return lambda frame: method(start=_single(frame, "start"), end=_single(frame, "end"))
 
     @property
-    def _is_formula(self) -> bool:
-        return hasattr(self._model.model, "formula")
+    def _is_time_series(self) -> bool:
+        from statsmodels.tsa.base.tsa_model import TimeSeriesModel
+
+        return not self.artifact.method and isinstance(self._model.model, TimeSeriesModel)
+
+    @property
+    def _takes_frames(self) -> bool:
+        """Whether columns are found by name: those of a formula, and of a time series."""
+        return self._is_time_series or hasattr(self._model.model, "formula")
 
     def _features(self) -> Sequence[str] | int | None:
         """Those of a model that was given its matrix; one of a formula has columns of its own."""
         model = self._model.model
         names: list[str] | None = getattr(model, "exog_names", None)
-        if names is None or self._is_formula:
+        if names is None or self._takes_frames:
             return None
         is_frame = hasattr(getattr(model.data, "orig_exog", None), "columns")
         return names if is_frame else len(names)
 
     def _ways(self, signature: Signature) -> Iterator[Way]:
-        """A formula takes its columns by name: no matrix is tried."""
-        return iter(()) if self._is_formula else super()._ways(signature)
+        """Where columns are found by name no matrix is tried."""
+        return iter(()) if self._takes_frames else super()._ways(signature)
 
     def _as_given(self, tensors: Tensors) -> Any:
-        if not self._is_formula:
+        if not self._takes_frames:
             return super()._as_given(tensors)
         import pandas as pd
 
-        return pd.DataFrame(tensors)
+        return pd.DataFrame({name: array.reshape(-1) for name, array in tensors.items()})
 
 
 def _single(frame: Any, name: str) -> Any:
     """The one value of a column."""
     if len(frame) != 1 or name not in frame:
-        raise ValueError("a time series model takes one row of the columns start and end")
+        # In MLflow's words.
+        raise ValueError(
+            "prediction dataframes for a TimeSeriesModel must have exactly one row and include "
+            "columns called start and end"
+        )
     return frame[name].iloc[0]
 
 

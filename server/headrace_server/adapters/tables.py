@@ -5,7 +5,7 @@ lists and dicts. pandas is imported with the first frame.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -40,7 +40,16 @@ def python_column(column: Array, spec: TensorSpec) -> Array:
         return column.astype("datetime64[ns]")
     if spec.kind == "json":
         return _objects([_cell(item, spec) for item in column.tolist()])
+    if spec.kind == "string" and column.size and type(column[0]) is float:
+        return _texts(column)
     return column
+
+
+def text_null() -> Any:
+    """What pandas has for a null among texts: NaN, and None before its third version."""
+    import pandas as pd
+
+    return pd.Series(["", None]).to_numpy()[1]
 
 
 def with_nulls(tensors: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
@@ -56,15 +65,25 @@ def with_nulls(tensors: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
 
 
 def _nulls(spec: TensorSpec, rows: int) -> Array:
-    import pandas as pd
-
     if spec.kind == "datetime":
         return np.full(rows, "NaT", "datetime64[ns]")
     if spec.kind == "string":
-        return _objects([pd.Series(["", None]).to_numpy()[1]] * rows)
+        return _objects([text_null()] * rows)
     if spec.datatype == "BYTES":
         return np.full(rows, None, object)
     return np.full(rows, np.nan, np.float64)
+
+
+def _texts(column: Array) -> Array:
+    """Texts that begin with a null: a column without any is one of pandas' texts all the same.
+
+    pandas, which tells a column's type by its values, would take it for one of anything.
+    """
+    import pandas as pd
+
+    texts: Any = pd.Series(column, dtype=pd.Series([""]).dtype)
+    # numpy has no such type; a frame takes one for the other.
+    return cast("Array", texts)
 
 
 def _cell(item: Any, spec: TensorSpec) -> Any:

@@ -1,12 +1,13 @@
 """Tabular: what adapters of models of tables share.
 
 MLflow hands such models a DataFrame, which costs more than most of them do. So a way of asking the
-model without one is taken wherever it is seen at load to give the same answer.
+model without one is taken where it cannot lose anything of a value, and is shown at load, on rows
+that differ, to answer as MLflow's (quickways.py).
 """
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -25,11 +26,14 @@ from .base import (
     LoadError,
     Params,
     Tensors,
+    is_float,
     loading,
     name_outputs,
+    spec_of,
     stack_columns,
 )
-from .samples import example_rows, synthetic_rows
+from .quickways import Yardstick
+from .raw import named
 from .tables import frame_of, with_nulls
 
 # Turns tensors into the one argument that the model takes.
@@ -55,12 +59,10 @@ class TabularAdapter(Adapter):
     Attributes:
         extra: The extra of headrace that brings the flavor's packages.
         packages: The top-level modules that this extra brings.
-        sample_rows: How many rows the ways are compared with.
     """
 
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
-    sample_rows: ClassVar[int] = 32
 
     def __init__(self, artifact: Artifact, device: Device) -> None:
         super().__init__(artifact, device)
@@ -93,21 +95,26 @@ class TabularAdapter(Adapter):
             return self._frame(with_nulls(tensors, specs), specs)
         return self._way.form(tensors)
 
+    def stage_nulls(self, tensors: Tensors, nullable: Collection[TensorSpec]) -> Any:
+        """The DataFrame that MLflow would hand over, unless NaN is all that there may be."""
+        if self._signature is None or all(is_float(spec) for spec in nullable):
+            return self.stage(tensors)
+        specs = self._signature.inputs
+        return self._frame(with_nulls(tensors, specs), specs)
+
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
-        """Ask the model. Every call takes a DataFrame too, for rows with columns left out."""
-        return self._way.call(staged)
+        """Ask the model; in MLflow's way with a DataFrame, as of rows with columns left out."""
+        return (self._call if _is_frame(staged) else self._way.call)(staged)
 
     def finish(self, launched: Any) -> Tensors:
         """Name the outputs: a DataFrame's columns and a Series keep their names."""
-        if hasattr(launched, "toarray"):  # A sparse matrix, as encoders and vectorizers return.
-            launched = launched.toarray()
         if _is_frame(launched):
-            return {str(name): column.to_numpy() for name, column in launched.items()}
-        named = name_outputs(launched, self._signature)
+            return named([(str(name), column) for name, column in launched.items()])
+        outputs = name_outputs(launched, self._signature)
         is_declared = self._signature is not None and self._signature.outputs
         if not is_declared and isinstance(name := getattr(launched, "name", None), str):
-            return dict(zip((name,), named.values(), strict=True))
-        return named
+            return dict(zip((name,), outputs.values(), strict=True))
+        return outputs
 
     def close(self) -> None:
         """Let go of the model."""
@@ -140,28 +147,53 @@ class TabularAdapter(Adapter):
 
     # The way of asking.
 
+    def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
+        """What a matrix holds that the model cannot tell from a DataFrame of the columns *specs*.
+
+        Columns of several datatypes have no such matrix: an integer among floats would be another,
+        and even a float of another width may be computed with otherwise.
+        """
+        datatypes = {spec.datatype for spec in specs}
+        return DATATYPES[datatypes.pop()].dtype if len(datatypes) == 1 else None
+
+    def _is_in_order(self, signature: Signature) -> bool:
+        """Whether the model's features are the columns of *signature*, one by one."""
+        return True
+
+    def _choices(self, signature: Signature) -> dict[str, Array]:
+        """By column the values that the model knows, where these are few."""
+        return {}
+
     def _ways(self, signature: Signature) -> Iterator[Way]:
         """Ways that may be quicker than MLflow's, the quickest first."""
+        specs = signature.inputs
         if is_numeric_table(signature):
-            dtype = np.result_type(*(DATATYPES[s.datatype].dtype for s in signature.inputs))
-            for call in (*self._fast_calls(), self._call):
-                yield Way(partial(_matrix, dtype=dtype), call)
-        elif len(signature.inputs) == 1 and not signature.inputs[0].is_column:
+            dtype = self._matrix_dtype(specs)
+            if dtype is not None and self._is_in_order(signature):
+                for call in (*self._fast_calls(), self._call):
+                    yield Way(partial(_matrix, dtype=dtype), call)
+        elif len(specs) == 1 and not specs[0].is_column:
             for call in self._fast_calls():
                 yield Way(only, call)
 
     def _way_for(self, signature: Signature) -> Way | None:
-        """The quickest way that answers as MLflow's does; None if that one fails."""
+        """The quickest way that is shown to answer as MLflow's does; None if that one fails."""
         pyfunc_way = self._pyfunc_way(signature)
-        sample = self._sample(signature)
-        expected = self._answer(pyfunc_way, sample)
-        if expected is None:
+        yardstick = self._yardstick(signature, pyfunc_way)
+        if yardstick.rows is None:
             return None
-        for way in self._ways(signature):
-            given = self._answer(way, sample)
-            if given is not None and is_same(given, expected):
-                return way
-        return pyfunc_way
+        shown = (
+            way for way in self._ways(signature) if yardstick.allows(partial(self._asked, way))
+        )
+        return next(shown, pyfunc_way)
+
+    def _yardstick(self, signature: Signature, way: Way) -> Yardstick:
+        return Yardstick(
+            partial(self._asked, way),
+            signature,
+            self.artifact.example,
+            choices=self._choices(signature),
+        )
 
     def _pyfunc_way(self, signature: Signature) -> Way:
         """The way in which MLflow's pyfunc asks with inputs of *signature*."""
@@ -175,17 +207,8 @@ class TabularAdapter(Adapter):
         way = None if signature is None else self._way_for(signature)
         return (None, Way(self._as_given, self._call)) if way is None else (signature, way)
 
-    def _sample(self, signature: Signature) -> Tensors:
-        if self.artifact.example is not None:
-            return example_rows(self.artifact.example, signature, self.sample_rows)
-        return _varied_rows(signature, self.sample_rows)
-
-    def _answer(self, way: Way, sample: Tensors) -> Tensors | None:
-        """The model's answer to *sample* asked in that way; None where it does not take it."""
-        try:
-            return self.finish(way.call(way.form(sample)))
-        except Exception:  # noqa: BLE001 - a model may raise anything; another way is tried.
-            return None
+    def _asked(self, way: Way, rows: Tensors) -> Tensors:
+        return self.finish(way.call(way.form(rows)))
 
     def _frame(self, tensors: Tensors, specs: tuple[TensorSpec, ...]) -> Any:
         return frame_of(tensors, specs)
@@ -200,8 +223,10 @@ class TabularAdapter(Adapter):
         arrays = list(tensors.values())
         if len(arrays) == 1 and (arrays[0].ndim > 1 or arrays[0].dtype.kind == "O"):
             return arrays[0]
-        columns = [array.reshape(-1) for array in arrays]
-        return stack_columns(columns, np.result_type(*columns))
+        columns = {name: array.reshape(-1) for name, array in tensors.items()}
+        specs = tuple(spec_of(name, array) for name, array in columns.items())
+        dtype = self._matrix_dtype(specs)
+        return self._frame(columns, specs) if dtype is None else _matrix(columns, dtype)
 
 
 def method_of(model: Any, name: str) -> Callable[..., Any]:
@@ -228,13 +253,6 @@ def is_numeric_table(signature: Signature) -> bool:
     )
 
 
-def is_same(given: Tensors, expected: Tensors) -> bool:
-    """Whether two answers agree in names, dtypes, shapes and, but for rounding, in values."""
-    return given.keys() == expected.keys() and all(
-        _is_same_array(array, expected[name]) for name, array in given.items()
-    )
-
-
 def _is_frame(answer: Any) -> bool:
     """Whether it is a DataFrame: whoever made one has imported pandas."""
     pandas = sys.modules.get("pandas")
@@ -247,14 +265,6 @@ def only(tensors: Tensors) -> Array:
     return array
 
 
-def _is_same_array(given: Array, expected: Array) -> bool:
-    if (given.dtype, given.shape) != (expected.dtype, expected.shape):
-        return False
-    if given.dtype.kind != "f":
-        return bool(np.array_equal(given, expected))
-    return np.allclose(given, expected, rtol=1e-6, equal_nan=True)
-
-
 def _signature_of(features: Sequence[str] | int | None) -> Signature | None:
     if features is None:
         return None
@@ -263,14 +273,7 @@ def _signature_of(features: Sequence[str] | int | None) -> Signature | None:
     return Signature(tuple(TensorSpec(str(name), "FP64", (-1,), "double") for name in features))
 
 
-def _varied_rows(signature: Signature, count: int) -> Tensors:
-    """Made-up rows in which columns and rows differ, so that ways that mix them up do too."""
-    rows: Tensors = {}
-    for index, (name, zeros) in enumerate(synthetic_rows(signature, count).items()):
-        steps = np.arange(zeros.size).reshape(zeros.shape) * (index + 1) % 5
-        rows[name] = zeros if zeros.dtype.kind == "O" else steps.astype(zeros.dtype)
-    return rows
-
-
 def _matrix(tensors: Tensors, dtype: np.dtype[Any]) -> Array:
-    return stack_columns(list(tensors.values()), dtype)
+    # A number beyond FP32 is infinite there, as frameworks have it that compute in it.
+    with np.errstate(over="ignore"):
+        return stack_columns(list(tensors.values()), dtype)

@@ -10,13 +10,14 @@ from typing import Any
 from ..childlog import log
 from ..devices import Device
 from .base import cause
+from .raw import mapped
 
 # Modes of torch.compile that keep outputs in memory of a graph, where the next run overwrites them.
 _GRAPHED_MODES = frozenset({"reduce-overhead", "max-autotune"})
 
 
 class TorchCall:
-    """A callable on a device, called in inference mode with tensors by position or name.
+    """A callable on a device, called in inference mode with tensors by position, name or in a dict.
 
     Attributes:
         notes: What of the tuning could not be had, a sentence each.
@@ -91,12 +92,12 @@ class TorchCall:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._is_channels_last:
-            args = tuple(map(_last, args))
-            kwargs = {name: _last(value) for name, value in kwargs.items()}
+            args = tuple(_each_tensor(_last, one) for one in args)
+            kwargs = {name: _each_tensor(_last, value) for name, value in kwargs.items()}
         with self._autocast:
             result = self._first(args, kwargs) if self._is_unproven else self._call(*args, **kwargs)
         if self._half is not None or self._is_overwriting:
-            return _mapped(self._own, result)
+            return _each_tensor(self._own, result)
         return result
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -172,28 +173,21 @@ class _Graph:
         for kept, given in zip(self._inputs, args, strict=True):
             kept.copy_(given, non_blocking=True)
         self._graph.replay()
-        return _mapped(lambda tensor: tensor.clone(), self._outputs)
+        return _each_tensor(lambda tensor: tensor.clone(), self._outputs)
 
 
-def _mapped(change: Callable[[Any], Any], result: Any) -> Any:
+def _each_tensor(change: Callable[[Any], Any], result: Any) -> Any:
     """*result* with *change* made to its tensors, wherever a model's answer has them."""
     import torch
 
-    if isinstance(result, torch.Tensor):
-        return change(result)
-    if isinstance(result, dict):
-        return {name: _mapped(change, value) for name, value in result.items()}
-    if isinstance(result, tuple | list):
-        return tuple(_mapped(change, value) for value in result)
-    return result
+    return mapped(lambda one: change(one) if isinstance(one, torch.Tensor) else one, result)
 
 
-def _last(value: Any) -> Any:
-    """*value* with its channels last, where it is a batch of images."""
+def _last(tensor: Any) -> Any:
+    """*tensor* with its channels last, where it is a batch of images."""
     import torch
 
-    is_images = isinstance(value, torch.Tensor) and value.ndim == 4
-    return value.to(memory_format=torch.channels_last) if is_images else value
+    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _key(args: tuple[Any, ...]) -> Any:

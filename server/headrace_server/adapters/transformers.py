@@ -1,14 +1,15 @@
 """Transformers: pipelines that MLflow's transformers flavor saved.
 
-Texts go through the pipeline as one batch, and its answers become what MLflow makes of them, one
-value per text; tasks that are not in ANSWERS are answered by MLflow's own wrapper, past its checks.
+Texts go through the pipeline as one batch where padding is shown to change no answer, else one by
+one, as MLflow has it. Its answers become what MLflow makes of them, one value per text; tasks that
+are not in ANSWERS are answered by MLflow's own wrapper, past its checks.
 Nothing is fetched from the Hugging Face Hub unless the operator sets HF_HUB_OFFLINE=0.
 """
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import Formatter
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.datatypes import BYTES
+from headrace.jsontext import write_json
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
@@ -28,15 +30,29 @@ from .base import (
     Params,
     Tensors,
     all_required,
+    default_params,
     is_unpickling_allowed,
     loading,
     name_outputs,
 )
 from .outputs import named_outputs
+from .quickways import Yardstick
 from .tables import frame_of
 
 # What MLflow gives a model without a signature, where it knows the task.
 ONE_TEXT = Signature((TensorSpec("input-0", BYTES.name, (-1,), "string"),))
+
+
+# With what padding is tried: texts of several lengths, all labels of each, and the few words that
+# are the likeliest behind it. In half precision an answer may be a little off.
+_TEXTS: Final = ("x", "a red house by the sea", "yes and no", "it was the end of a day at last")
+_TRIED_WITH: Final[Mapping[str, Params]] = {
+    "TextGenerationPipeline": {"do_sample": False, "max_new_tokens": 8, "return_full_text": False},
+    "TextClassificationPipeline": {"top_k": None},
+}
+_ROWS: Final = 4
+_TOLERANCE: Final = 1e-3
+_SLOW_S: Final = 20.0
 
 
 class TransformersAdapter(Adapter):
@@ -62,17 +78,51 @@ class TransformersAdapter(Adapter):
             with loading("server", ("mlflow", "pandas")):
                 self._by_mlflow = _mlflow_wrapper(artifact, self._pipeline, self._template)
         kind = type(self._pipeline).__name__
-        # A batch needs something to fill up shorter texts with, which no answer may show.
-        tokenizer = getattr(self._pipeline, "tokenizer", None)
-        is_padded = getattr(tokenizer, "pad_token_id", None) is not None
-        self._is_padded = is_padded and kind != "FeatureExtractionPipeline"
         # This one pipeline answers a list of one as it does the one.
         self._is_unwrapped = kind == "FillMaskPipeline"
+        # A batch needs something to fill up shorter texts with, which no answer may show.
+        tokenizer = getattr(self._pipeline, "tokenizer", None)
+        may_pad = getattr(tokenizer, "pad_token_id", None) is not None
+        self._is_padded = False
+        if may_pad and kind != "FeatureExtractionPipeline" and self._answer is not None:
+            self._is_padded = self._is_shown_padded()
 
     @property
     def signature(self) -> Signature:
         """The artifact's, else one text per row."""
         return self._signature
+
+    def _is_shown_padded(self) -> bool:
+        """Whether texts of several lengths have the answers as one batch that each has alone."""
+        kind = type(self._pipeline).__name__
+        params = {**default_params(self._signature), **_TRIED_WITH.get(kind, {})}
+
+        def ask(rows: Tensors, *, is_padded: bool) -> Tensors:
+            self._is_padded = is_padded
+            raw = self._raw(self.stage(rows), params)
+            # Behind labels there are numbers, which tell more.
+            is_text = kind == "TextGenerationPipeline"
+            return {"texts": _generated(raw)} if is_text else {"scores": _scores(raw)}
+
+        yardstick = Yardstick(
+            partial(ask, is_padded=False),
+            self._signature,
+            self.artifact.example,
+            rows=_ROWS,
+            choices=self._texts(),
+            tolerance=_TOLERANCE,
+            slow_s=_SLOW_S,
+        )
+        return yardstick.allows(partial(ask, is_padded=True))
+
+    def _texts(self) -> dict[str, Array]:
+        """Texts to try where there is no example: what is to be filled in needs a mask."""
+        if self.artifact.example is not None:
+            return {}
+        mask = getattr(getattr(self._pipeline, "tokenizer", None), "mask_token", None)
+        end = f" {mask}" if self._is_unwrapped and mask else ""
+        words = np.array([f"{text}{end}" for text in _TEXTS], object)
+        return {spec.name: words for spec in self._signature.inputs}
 
     def stage(self, tensors: Tensors) -> Any:
         """The texts, as MLflow's prompt template has them; pairs of texts as dicts."""
@@ -89,16 +139,19 @@ class TransformersAdapter(Adapter):
         """Call the pipeline with all texts at once, and make MLflow's answer of what it says."""
         if self._answer is None:
             return self._by_mlflow.predict(staged, dict(params) or None)
+        is_collapsed = {**self._config, **params}.get("collapse_whitespace", False)
+        answer = self._answer(self._raw(staged, params))
+        return _collapsed(answer) if is_collapsed else answer
+
+    def _raw(self, texts: list[Any], params: Params) -> list[Any]:
+        """What the pipeline says of each of *texts*."""
         options = {**self._config, **params}
         # Two of MLflow's own; the first is for a pipeline that is not served here.
         options.pop("include_prompt", None)
-        is_collapsed = options.pop("collapse_whitespace", False)
-        batch_size = len(staged) if self._is_padded else 1
-        raw = self._pipeline(staged, **{"batch_size": batch_size, **options})
-        if self._is_unwrapped and len(staged) == 1:
-            raw = [raw]
-        answer = self._answer(raw)
-        return _collapsed(answer) if is_collapsed else answer
+        options.pop("collapse_whitespace", None)
+        batch_size = len(texts) if self._is_padded else 1
+        raw: list[Any] = self._pipeline(texts, **{"batch_size": batch_size, **options})
+        return [raw] if self._is_unwrapped and len(texts) == 1 else raw
 
     def finish(self, launched: Any) -> Tensors:
         """Name the outputs."""
@@ -221,16 +274,30 @@ def _mlflow_wrapper(artifact: Artifact, pipeline: Any, template: str | None) -> 
 
 
 def _classified(rows: list[Any]) -> Tensors:
-    """The best label and its score; with top_k one output of JSON per place."""
+    """The best label and its score; with top_k one output per place, a dict in each row."""
     if isinstance(rows[0], dict):
         labels = (row["label"] for row in rows)
         scores = np.fromiter((row["score"] for row in rows), np.float64, len(rows))
         return {"label": _objects(labels, len(rows)), "score": scores}
     places = zip(*rows, strict=True)
-    return {
-        str(place): _objects(map(json.dumps, found), len(rows))
-        for place, found in enumerate(places)
-    }
+    return {str(place): _objects(found, len(rows)) for place, found in enumerate(places)}
+
+
+def _scores(rows: Sequence[Any]) -> Array:
+    """All scores that the pipeline gave for each text, one below the other."""
+    found = [list(_scores_in(row)) for row in rows]
+    table: Array = np.full((len(found), max(map(len, found))), -1.0)
+    for row, scores in zip(table, found, strict=True):
+        row[: len(scores)] = scores
+    return table
+
+
+def _scores_in(found: Any) -> Iterator[float]:
+    if isinstance(found, Mapping):
+        yield float(found["score"])
+    else:
+        for one in found:
+            yield from _scores_in(one)
 
 
 def _filled(rows: list[Any]) -> Array:
@@ -238,7 +305,7 @@ def _filled(rows: list[Any]) -> Array:
     texts = (
         row[0]["token_str"].strip()
         if isinstance(row[0], dict)
-        else json.dumps([mask[0]["token_str"].strip() for mask in row])
+        else write_json([mask[0]["token_str"].strip() for mask in row])
         for row in rows
     )
     return _objects(texts, len(rows))
@@ -263,7 +330,7 @@ def _embedded(rows: list[Any]) -> Array:
 
     MLflow answers the first text alone, whatever follows it.
     """
-    return _objects((json.dumps(row[0]) for row in rows), len(rows))
+    return _objects((write_json(row[0]) for row in rows), len(rows))
 
 
 ANSWERS: Final[Mapping[str, Callable[[list[Any]], Any]]] = {

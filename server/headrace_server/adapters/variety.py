@@ -4,6 +4,7 @@ They are made from the rows of the input example where there are some, else from
 same rows come for the same model each time.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -53,25 +54,31 @@ def varied_rows(
         step += 1
 
 
-def edge_rows(row: Tensors, *, is_careful: bool) -> Iterator[tuple[str, Tensors]]:
+def edge_rows(
+    row: Tensors, signature: Signature | None, *, is_careful: bool
+) -> Iterator[tuple[str, Tensors]]:
     """Rows that models treat apart, each with what is at the edge in it, made of *row*.
 
-    Missing and infinite numbers, zeros, negative and large ones, and empty texts.
+    Missing values, infinite numbers, zeros, negative and large ones, and empty texts.
 
     Args:
         row: A row that the model takes.
+        signature: What its inputs are; None where nothing tells.
         is_careful: Whether whole numbers stay as they are: as places in a table that are not there
             they can cost a GPU's context.
     """
     integers = "" if is_careful else "i"
     edges: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-        ("missing numbers", partial(_filled, kinds="f", value=np.nan)),
         ("infinite numbers", partial(_filled, kinds="f", value=np.inf)),
         ("numbers below zero", partial(_negated, kinds=f"f{integers}")),
         ("zeros", partial(_filled, kinds=f"f{integers}", value=0)),
         ("large numbers", _enlarged),
         ("empty texts", _emptied),
     )
+    specs = {} if signature is None else {spec.name: spec for spec in signature.inputs}
+    missing = {name: _missing(array, specs.get(name)) for name, array in row.items()}
+    if any(missing[name] is not array for name, array in row.items()):
+        yield "missing values", missing
     for name, change in edges:
         changed = {key: change(array) for key, array in row.items()}
         if any(changed[key] is not array for key, array in row.items()):
@@ -163,7 +170,9 @@ def _varied_objects(array: Array, spec: TensorSpec | None, step: int) -> Array:
     """Texts, bytes and JSON: what is there, with more behind it, or words."""
     items = array.ravel().tolist()
     if spec is not None and spec.kind == "json":
-        varied: list[Any] = [_varied_json(item, step + at) for at, item in enumerate(items)]
+        # Any text may be base64, but not the other way round.
+        encode = _base64 if '"binary"' in spec.schema else str
+        varied: list[Any] = [_varied_json(item, step + at, encode) for at, item in enumerate(items)]
     else:
         varied = [_varied_text(item, step + at) for at, item in enumerate(items)]
     return np.fromiter(varied, object, len(varied)).reshape(array.shape)
@@ -178,15 +187,19 @@ def _varied_text(item: Any, step: int) -> Any:
     return item
 
 
-def _varied_json(item: Any, step: int) -> Any:
+def _varied_json(item: Any, step: int, encode: Callable[[str], str]) -> Any:
     try:
         value = json.loads(item)
     except (TypeError, ValueError):
         return item
-    return json.dumps(_varied_value(value, step))
+    return json.dumps(_varied_value(value, step, encode))
 
 
-def _varied_value(value: Any, step: int) -> Any:
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _varied_value(value: Any, step: int, encode: Callable[[str], str]) -> Any:
     match value:
         case bool():
             return bool(step % 2)
@@ -195,11 +208,11 @@ def _varied_value(value: Any, step: int) -> Any:
         case float():
             return value + 0.5 * step
         case str():
-            return value if _is_moment(value) else _varied_text(value, step)
+            return value if _is_moment(value) else encode(_varied_text(value, step))
         case list():
-            return [_varied_value(item, step + at) for at, item in enumerate(value)]
+            return [_varied_value(item, step + at, encode) for at, item in enumerate(value)]
         case dict():
-            return {key: _varied_value(item, step) for key, item in value.items()}
+            return {key: _varied_value(item, step, encode) for key, item in value.items()}
     return value
 
 
@@ -208,6 +221,15 @@ def _is_moment(text: str) -> bool:
 
 
 # Edges. What has nothing to change is handed back as it is.
+
+
+def _missing(array: Array, spec: TensorSpec | None) -> Array:
+    """NaN, NaT or JSON's null, where a value of the input can be that."""
+    if spec is not None and spec.kind == "datetime":
+        return np.full_like(array, _NAT)
+    if spec is not None and spec.kind == "json" and spec.optional:
+        return np.full(array.shape, "null", object)
+    return _filled(array, kinds="f", value=np.nan)
 
 
 def _filled(array: Array, *, kinds: str, value: float) -> Array:

@@ -4,16 +4,21 @@ Their formats (ubj, json) execute no code and are read by XGBoost itself, withou
 """
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from headrace.datatypes import BYTES, DATATYPES
+from headrace.signature import TensorSpec
+
 from ..devices import Device
 from ..devices.cpu import CpuDevice
-from .base import NO_PARAMS, Array, Artifact, LoadError, Params
+from .base import NO_PARAMS, Array, Artifact, LoadError, Params, Tensors
 from .tabular import Call, TabularAdapter
 
 
@@ -23,6 +28,11 @@ class XgboostAdapter(TabularAdapter):
     A call uses the device's threads (`nthread`). On a GPU it runs where this build of XGBoost has
     CUDA; that has never been run. Parameters of the signature are arguments of `predict`, as for
     MLflow's pyfunc; a model that has any is asked in MLflow's way.
+
+    Text is a category to columns that had pandas' categories, and so are integers for models of the
+    scikit-learn kind: MLflow's pyfunc fails with these. A category that the model does not know is
+    refused, which XGBoost does for some and takes others for one that it knows. A Booster without
+    text takes integers for the numbers of categories, as with MLflow.
     """
 
     extra = "xgboost"
@@ -37,7 +47,7 @@ class XgboostAdapter(TabularAdapter):
 
     def launch(self, staged: Any, params: Params = NO_PARAMS) -> Any:
         """Ask the model, with *params* where its signature has any."""
-        return self._call(staged, **params) if self._has_params else self._way.call(staged)
+        return self._call(staged, **params) if self._has_params else super().launch(staged)
 
     def _open(self) -> Any:
         import xgboost
@@ -55,12 +65,14 @@ class XgboostAdapter(TabularAdapter):
             model.load_model(str(self.artifact.file("data")))
         self._booster = model if isinstance(model, xgboost.Booster) else model.get_booster()
         self._booster.set_param({"nthread": self.device.threads, "device": self.device.name})
+        self._categories = _categories(self._booster)
+        self._is_booster = model is self._booster
         return model
 
     def _pyfunc_call(self) -> Call:
         import xgboost
 
-        if not isinstance(self._model, xgboost.Booster):
+        if not self._is_booster:
             method = super()._pyfunc_call()
             accepted = _arguments(method)
             fixed = {"validate_features": True} if "validate_features" in accepted else {}
@@ -68,9 +80,11 @@ class XgboostAdapter(TabularAdapter):
         if self.artifact.method not in {"", "predict"}:
             raise LoadError(f"a Booster answers by 'predict', not by {self.artifact.method!r}")
         predict, threads = self._model.predict, self.device.threads
+        has_categories = bool(self._categories)
         accepted = _arguments(predict)
         return lambda given, **params: predict(
-            xgboost.DMatrix(given, nthread=threads), **_kept(params, accepted)
+            xgboost.DMatrix(given, nthread=threads, enable_categorical=has_categories),
+            **_kept(params, accepted),
         )
 
     def _fast_calls(self) -> Sequence[Call]:
@@ -80,9 +94,18 @@ class XgboostAdapter(TabularAdapter):
         if self.device.name != "cpu" or (signature is not None and signature.params):
             # A matrix of the host's is none that a GPU can be asked with in place.
             return ()
+        if self._categories:
+            return ()
         ask = partial(self._booster.inplace_predict, validate_features=False)
-        if isinstance(self._model, xgboost.Booster):
-            return (ask,)
+        if self._is_booster:
+
+            def checked(given: Array) -> Any:
+                if np.isinf(given).any():
+                    # In place it would answer what a DMatrix refuses.
+                    xgboost.DMatrix(given)
+                return ask(given)
+
+            return (checked,)
         ask = partial(ask, missing=self._model.missing, iteration_range=_iterations(self._model))
         method = self.artifact.method or "predict"
         if not isinstance(self._model, xgboost.XGBClassifier):
@@ -96,6 +119,20 @@ class XgboostAdapter(TabularAdapter):
         if method == "predict_proba":
             return (lambda given: _both(ask(given)),) if is_binary else (ask,)
         return ()
+
+    def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
+        """FP32, which XGBoost makes of every column itself."""
+        has_texts = any(DATATYPES[spec.datatype] is BYTES for spec in specs)
+        return None if has_texts or self._categories else np.dtype(np.float32)
+
+    def _frame(self, tensors: Tensors, specs: tuple[TensorSpec, ...]) -> Any:
+        frame = super()._frame(tensors, specs)
+        columns = [spec for spec in specs if spec.name in self._categories]
+        has_texts = any(DATATYPES[spec.datatype] is BYTES for spec in columns)
+        if has_texts or not self._is_booster:
+            for spec in columns:
+                frame[spec.name] = _categorical(frame[spec.name], self._categories[spec.name])
+        return frame
 
     def _features(self) -> Sequence[str] | int | None:
         if "c" in (self._booster.feature_types or ()):
@@ -115,6 +152,50 @@ def _iterations(model: Any) -> tuple[int, int]:
         return 0, model.best_iteration + 1
     except AttributeError:  # Trained without early stopping.
         return 0, 0
+
+
+def _categories(booster: Any) -> dict[str, list[Any]]:
+    """The categories of columns that had pandas', which XGBoost keeps from 3.1 on, in its order.
+
+    One that was fitted with numbers of categories keeps none: it takes such numbers.
+    """
+    types, names = booster.feature_types or (), booster.feature_names or ()
+    if "c" not in types or not names:
+        return {}
+    text = booster.save_raw("json").decode()
+    found = text.rfind('"cats":')
+    if found < 0:
+        return {}
+    kept, _ = json.JSONDecoder().raw_decode(text, found + len('"cats":'))
+    encoded = zip(names, types, kept["enc"], strict=False)
+    return {name: _values(one) for name, kind, one in encoded if kind == "c"}
+
+
+def _values(encoded: Mapping[str, Any]) -> list[Any]:
+    """The categories of one column: XGBoost's files have integers, or the bytes of text."""
+    values: list[int] = encoded["values"]
+    if "offsets" not in encoded:
+        return values
+    content = bytes(value & 0xFF for value in values)
+    return [content[begin:end].decode() for begin, end in pairwise(encoded["offsets"])]
+
+
+def _categorical(column: Any, categories: list[Any]) -> Any:
+    """A column of *categories* for one of their values.
+
+    Raises:
+        ValueError: It has another value.
+    """
+    import pandas as pd
+
+    known = pd.Index(categories)
+    if known.dtype.kind == "i":
+        # XGBoost tells integers of several widths apart.
+        known = known.astype(column.dtype)
+    codes = known.get_indexer(column)
+    if ((codes < 0) & column.notna().to_numpy()).any():
+        raise ValueError(f"column {column.name!r} has a category that the model does not know")
+    return pd.Categorical.from_codes(codes, known)
 
 
 def _arguments(function: Any) -> frozenset[str]:

@@ -20,7 +20,7 @@ class Connection:
     """Where a daemon is and how to speak to it.
 
     Attributes:
-        server: "host:port", with "grpcs://" before it for TLS.
+        server: "host:port", with "grpcs://" before it for TLS; or "unix:path".
         token: What the daemon knows the caller by; empty for none.
         tls: Whether to encrypt; so do the files below.
         tls_ca: File of the authorities to trust; empty for those of the system.
@@ -30,7 +30,10 @@ class Connection:
 
     server: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", help="Where the daemon is; grpcs://HOST:PORT for TLS."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the daemon is; grpcs://HOST:PORT for TLS, or unix:PATH.",
+        ),
     ] = "127.0.0.1:8001"
     token: Annotated[
         str,

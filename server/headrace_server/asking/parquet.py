@@ -16,7 +16,7 @@ Column: TypeAlias = Sequence[Any] | npt.NDArray[Any]
 
 
 def read_columns(stream: BinaryIO) -> Mapping[str, Column]:
-    """All columns by name; a null is None, and NaN in a column of floats.
+    """All columns by name; a null is None, NaN in a column of floats, NaT in one of instants.
 
     Numbers, truths and instants (datetime64, in UTC) are arrays; text, bytes, lists and what has
     nulls are lists.
@@ -49,7 +49,8 @@ def _column(column: Any, pa: Any) -> Column:
     if types.is_decimal(kind):
         column, kind = column.cast(pa.float64()), pa.float64()
     is_number = types.is_integer(kind) or types.is_boolean(kind) or types.is_temporal(kind)
-    if types.is_floating(kind) or (is_number and not column.null_count):
+    has_null = types.is_floating(kind) or types.is_timestamp(kind) or types.is_date(kind)
+    if has_null or (is_number and not column.null_count):
         array = column.to_numpy()
         # numpy has no other word for a duration or a time of day than an object.
         return array if array.dtype != np.dtype(object) else list(array)

@@ -8,7 +8,7 @@ import csv
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Final, TextIO
 
@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from headrace_client import Client, HeadraceClientError, Prediction, Timings
+from headrace_client import Client, HeadraceClientError, ModelMetadata, Prediction, Timings
 
 from ..errors import UsageError
 from .connecting import Connection
-from .rowfiles import BINARY, READERS, Chunk, opened, row_count
+from .rowfiles import BINARY, READERS, Chunk, is_whole, opened, row_count
 
 _LOCAL: Final = Connection()
 
@@ -50,7 +50,9 @@ def predict(
     """Ask *model* for its answer to every row of a file, and print the answers.
 
     CSV and JSON output hold the model's outputs alone, a line or record per row of the file, in its
-    order. A table shows the first rows beside their inputs, and asks for little more than these.
+    order. A table shows the first rows beside their inputs, and asks for little more than these. A
+    model that does not answer row by row is asked once, with the whole file, and what is printed
+    has as many rows as its answer.
 
     Args:
         model: The name it is served by.
@@ -81,7 +83,7 @@ def predict(
         with connection.client() as client, stream_of as stream:
             metadata = client.metadata(model, version)
             chunks = read(stream, metadata)
-            asker = _Asker(client, metadata.name, version, timings=timings)
+            asker = _Asker(client, metadata, version, timings=timings)
             show(asker, chunks, out or sys.stdout)
     except HeadraceClientError as error:
         raise UsageError(f"{model} at {connection.server}: {error}") from error
@@ -95,13 +97,17 @@ class _Asker:
     """Chunks of rows in, answers out, in order.
 
     Attributes:
+        is_whole: Whether the file is one chunk, whose answer may have any number of rows.
         timings: Those of all answers so far, where they were asked for and the server tells them.
     """
 
-    def __init__(self, client: Client, model: str, version: str, *, timings: bool) -> None:
+    def __init__(
+        self, client: Client, metadata: ModelMetadata, version: str, *, timings: bool
+    ) -> None:
         self.timings: list[Timings] = []
+        self.is_whole = is_whole(metadata)
         self._client = client
-        self._model = model
+        self._model = metadata.name
         self._version = version
         self._is_timed = timings
 
@@ -131,7 +137,7 @@ class _Asker:
 
     def _checked(self, prediction: Prediction, rows: int) -> Prediction:
         for name, array in prediction.items():
-            if array.shape[:1] != (rows,):
+            if array.shape[:1] != (rows,) and not self.is_whole:
                 raise UsageError(
                     f"output {name!r} has shape {list(array.shape)} for {rows} rows: it is no "
                     "answer row by row"
@@ -148,12 +154,17 @@ def _print_table(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
     for chunk in chunks:
         if rows < _TABLE_ROWS_MAX:
             prediction = asker.ask(chunk)
-            for columns, arrays in ((inputs, chunk), (outputs, prediction)):
+            count = _rows_of(prediction)
+            is_beside = all(np.shape(column)[:1] == (count,) for column in chunk.values())
+            shown_inputs = chunk if is_beside else {}
+            for columns, arrays in ((inputs, shown_inputs), (outputs, prediction)):
                 for name, values in arrays.items():
                     columns.setdefault(name, []).extend(
                         map(_cell, values[: _TABLE_ROWS_MAX - rows])
                     )
-        rows += row_count(chunk)
+            rows += count
+        else:
+            rows += row_count(chunk)
     console = Console(file=out, highlight=False, markup=False)
     room = console.width - 1 - sum(_width(*column) for column in outputs.items())
     shown: dict[str, list[str]] = {}
@@ -176,12 +187,32 @@ def _print_table(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
         console.print(f"... and {rows - _TABLE_ROWS_MAX:,} more rows")
 
 
+def _rows_of(prediction: Prediction) -> int:
+    """The rows that all outputs have.
+
+    Raises:
+        UsageError: Their numbers differ.
+    """
+    rows = _common_rows(prediction)
+    if rows is None:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in prediction.items())
+        raise UsageError(f"the outputs have no common rows ({shapes}): use --output json")
+    return rows
+
+
+def _common_rows(prediction: Prediction) -> int | None:
+    firsts = {array.shape[:1] for array in prediction.values()}
+    return next(iter(firsts.pop()), None) if len(firsts) == 1 else None
+
+
 def _width(name: str, cells: Sequence[str]) -> int:
     return max(len(name), *map(len, cells)) + _COLUMN_CHARS
 
 
 def _cell(value: Any) -> str:
-    """A value as a table shows it."""
+    """A value as a table shows it; one that is missing is nothing."""
+    if value is None or value is np.ma.masked:
+        return ""
     if isinstance(value, list | np.ndarray):
         elements = np.asarray(value).ravel()
         more = " ..." if elements.size > _CELL_ELEMENTS_MAX else ""
@@ -195,6 +226,7 @@ def _cell(value: Any) -> str:
 def _print_csv(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     for index, prediction in enumerate(asker.ask_all(chunks)):
+        _rows_of(prediction)
         columns = dict(chain.from_iterable(map(_flat, prediction.items())))
         if index == 0:
             writer.writerow(columns)
@@ -215,7 +247,11 @@ def _print_json(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
     separator = "[\n"
     for prediction in asker.ask_all(chunks):
         columns = {name: _plain(array) for name, array in prediction.items()}
-        for row in zip(*columns.values(), strict=True):
+        # Outputs without common rows are one record.
+        rows: Iterable[Iterable[Any]] = [columns.values()]
+        if _common_rows(prediction) is not None:
+            rows = zip(*columns.values(), strict=True)
+        for row in rows:
             record = dict(zip(columns, row, strict=True))
             out.write(f"{separator}{json.dumps(record, ensure_ascii=False)}")
             separator = ",\n"
@@ -246,8 +282,10 @@ def _add_times(table: Table, step: str, ns: Sequence[int]) -> None:
 
 def _plain(value: Any) -> Any:
     """What JSON and CSV can hold: lists, text, numbers; None for what is no number."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.ndim:
         return [_plain(element) for element in value]
+    if isinstance(value, np.ndarray):
+        value = value[()]
     if isinstance(value, bytes):
         return _decoded(value)
     if isinstance(value, np.floating):

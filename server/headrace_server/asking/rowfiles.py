@@ -1,7 +1,9 @@
 """Rowfiles: files of rows as chunks of columns, one request's worth each.
 
-CSV, JSON, JSON lines, Parquet and numpy arrays, by the metadata of the model they are for. A float
-that is missing is NaN; any other missing value is refused. What a person can mend is a UsageError.
+CSV, JSON, JSON lines, Parquet and numpy arrays, by the metadata of the model they are for. The file
+of a model that does not answer row by row is one chunk. A value that is missing is NaN in a float,
+NaT in an instant, null in JSON, and masked in other columns that may lack some; elsewhere it is
+refused. What a person can mend is a UsageError.
 """
 
 import csv
@@ -19,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from headrace.nulls import has_own_null, is_nullable
 from headrace.signature import TensorSpec
 from headrace_client import ModelMetadata
 
@@ -30,6 +33,8 @@ _REQUEST_ROWS_MAX: Final = 256
 _REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _COLUMN: Final = (-1,)
+# What servers say of models whose rows are not known to be answered each by itself.
+_WHOLE: Final = frozenset({"whole", "unproven"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # What a signature calls inputs whose values travel as JSON in BYTES.
 _JSON_KINDS: Final = frozenset({"json", "array", "object", "map"})
@@ -92,7 +97,11 @@ def _column_records(
                 "use json or npy"
             )
     _check_names(header, metadata)
-    columns = [(spec.name, header.index(spec.name), _parser(spec)) for spec in metadata.inputs]
+    columns = [
+        (spec.name, header.index(spec.name), _parser(spec))
+        for spec in metadata.inputs
+        if spec.name in header
+    ]
     for number, cells in _numbered(lines, header):
         yield {name: _parsed(parse, cells[index], name, number) for name, index, parse in columns}
 
@@ -126,17 +135,27 @@ def _numbered(lines: Iterator[list[str]], header: list[str]) -> Iterator[tuple[i
 def _parser(spec: TensorSpec) -> Callable[[str], Any]:
     """What reads a cell of an input's datatype; it raises ValueError or KeyError.
 
-    An empty cell is empty text, or a float that is missing.
+    An empty cell is a value that is missing, but for text that is not optional, where it is empty
+    text.
     """
     if spec.datatype == "BYTES":
-        return str
+        is_text = not spec.optional and spec.kind != "json"
+        return str if is_text else lambda cell: cell or None
+    parse = _number_parser(spec)
+    if "INT" in spec.datatype and spec.kind != "datetime":
+        return parse
+    null = math.nan if spec.datatype.startswith(("FP", "BF")) else None
+    if null is None and not is_nullable(spec):
+        return parse
+    return lambda cell: parse(cell) if cell.strip() else null
+
+
+def _number_parser(spec: TensorSpec) -> Callable[[str], Any]:
     if spec.datatype == "BOOL":
         return lambda cell: _TRUTHS[cell.strip().lower()]
     if spec.datatype == "INT64":
         return _integer_or_instant
-    if "INT" in spec.datatype:
-        return int
-    return lambda cell: float(cell) if cell.strip() else math.nan
+    return int if "INT" in spec.datatype else float
 
 
 def _integer_or_instant(cell: str) -> int:
@@ -158,7 +177,7 @@ def _parsed(parse: Callable[[str], Any], cell: str, name: str, number: int) -> A
     try:
         return parse(cell)
     except (ValueError, KeyError):
-        what = f"cannot read {cell!r}" if cell.strip() else "the cell is empty"
+        what = f"cannot read {cell!r}" if cell.strip() else "the cell is empty, and must not be"
         raise UsageError(f"row {number}, column {name!r}: {what}") from None
 
 
@@ -169,8 +188,11 @@ def _read_json(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
         raise UsageError(f"the file is not JSON: {error}") from None
     match found:
         case [dict(), *_]:
-            return _records_of(enumerate(found, start=1), metadata)
-        case dict() if found and all(isinstance(column, list) for column in found.values()):
+            names = {name: None for record in found if isinstance(record, dict) for name in record}
+            return _records_of(enumerate(found, start=1), metadata, list(names))
+        case dict() if found and all(
+            isinstance(column, list) or _is_scalar(name, metadata) for name, column in found.items()
+        ):
             return _sliced(_filled(found, metadata), metadata)
     raise UsageError(
         'the JSON is neither records ([{"a": 1}, {"a": 2}]) nor columns ({"a": [1, 2]})'
@@ -189,22 +211,40 @@ def _read_jsonl(stream: TextIO, metadata: ModelMetadata) -> Iterator[Chunk]:
     return _records_of(records(), metadata)
 
 
-def _records_of(records: Iterator[tuple[int, Any]], metadata: ModelMetadata) -> Iterator[Chunk]:
-    """Chunks of records that JSON may have made of anything."""
+def _records_of(
+    records: Iterator[tuple[int, Any]], metadata: ModelMetadata, known: Sequence[str] = ()
+) -> Iterator[Chunk]:
+    """Chunks of records that JSON may have made of anything.
+
+    Args:
+        records: Each with the number of its row.
+        metadata: The model they are for.
+        known: The names that there are in any of them; empty where the first one must have all.
+    """
 
     def picked() -> Iterator[Record]:
         names: list[str] = []
+        optional: set[str] = set()
         fills: dict[str, _Fill] = {}
+        late: set[str] = set()
         for number, record in records:
             if not isinstance(record, dict):
                 raise UsageError(f"row {number} is not an object of names and values")
             if not names:
-                names = _check_names(list(record), metadata)
-                fills = {name: _fill_of(name, _spec_of(name, metadata)) for name in names}
-            try:
-                yield {name: fills[name](record[name], number) for name in names}
-            except KeyError as error:
-                raise UsageError(f"row {number} has no {error}") from None
+                names = _check_names(known or list(record), metadata)
+                specs = {name: _spec_of(name, metadata) for name in names}
+                optional = {name for name, spec in specs.items() if spec and spec.optional}
+                fills = {name: _fill_of(name, spec) for name, spec in specs.items()}
+                late = {spec.name for spec in metadata.inputs}.difference(names)
+            if late and (name := next((one for one in record if one in late), "")):
+                raise UsageError(
+                    f"row {number} has {name!r}, which the first row has not: give it there too, "
+                    "as null where it is missing"
+                )
+            for name in names:
+                if name not in record and name not in optional:
+                    raise UsageError(f"row {number} has no {name!r}")
+            yield {name: fills[name](record.get(name), number) for name in names}
 
     return _gathered(picked(), metadata)
 
@@ -263,6 +303,8 @@ def _filled_column(
     if isinstance(column, np.ndarray):
         return column
     fill = _fill_of(name, spec)
+    if not isinstance(column, list):  # The one value of an input without rows.
+        return np.asarray(fill(column, 1))
     return [fill(value, number) for number, value in enumerate(column, start=1)]
 
 
@@ -271,13 +313,17 @@ def _fill_of(name: str, spec: TensorSpec | None) -> _Fill:
     datatype = "" if spec is None else spec.datatype
     is_instant = spec is not None and spec.kind.startswith("datetime")
     is_json = spec is not None and spec.kind in _JSON_KINDS
+    is_open = spec is not None and is_nullable(spec)
 
     def fill(value: Any, number: int) -> Any:
         if is_json:
-            return value if isinstance(value, str) else json.dumps(value, default=str)
+            # Text of a list or an object is taken for it; any other value goes as it is.
+            return json.dumps(value, default=str) if isinstance(value, list | dict) else value
         if value is None:
             if datatype.startswith(("FP", "BF")):
                 return math.nan
+            if is_open:
+                return None
             what = f"{datatype} has no null" if datatype else "the model does not say what it takes"
             raise UsageError(f"row {number}, column {name!r}: the value is null, and {what}")
         if is_instant and isinstance(value, str):
@@ -297,8 +343,9 @@ def _check_names(given: Sequence[str], metadata: ModelMetadata) -> list[str]:
     wanted = [spec.name for spec in metadata.inputs]
     if not wanted:
         return list(given)
-    missing = [name for name in wanted if name not in given]
-    if missing:
+    missing = [s.name for s in metadata.inputs if s.name not in given and not s.optional]
+    if missing or not set(wanted) & set(given):
+        missing = missing or wanted
         raise UsageError(
             f"the file has no column {missing[0]!r}: model {metadata.name!r} takes "
             f"{', '.join(wanted)}"
@@ -308,7 +355,7 @@ def _check_names(given: Sequence[str], metadata: ModelMetadata) -> list[str]:
         Console(stderr=True, highlight=False, markup=False).print(
             f"note: the model does not take {', '.join(extra)}"
         )
-    return wanted
+    return [name for name in wanted if name in given]
 
 
 def _gathered(records: Iterator[Record], metadata: ModelMetadata) -> Iterator[Chunk]:
@@ -316,15 +363,18 @@ def _gathered(records: Iterator[Record], metadata: ModelMetadata) -> Iterator[Ch
     first = next(records, None)
     if not first:
         raise UsageError("the file has no rows")
-    rows_max = _rows_max(metadata, first)
+    rows_max = None if is_whole(metadata) else _rows_max(metadata, first)
     records = chain([first], records)
     while batch := list(islice(records, rows_max)):
-        yield {name: [record[name] for record in batch] for name in first}
+        yield {name: _column([record[name] for record in batch], name, metadata) for name in first}
 
 
 def _sliced(columns: Chunk, metadata: ModelMetadata) -> Iterator[Chunk]:
     """Whole columns to chunks."""
     names = _check_names(list(columns), metadata)
+    if is_whole(metadata):
+        yield {name: columns[name] for name in names}
+        return
     lengths = {len(columns[name]) for name in names}
     if len(lengths) != 1:
         raise UsageError(f"the columns have different numbers of rows: {sorted(lengths)}")
@@ -333,7 +383,37 @@ def _sliced(columns: Chunk, metadata: ModelMetadata) -> Iterator[Chunk]:
         raise UsageError("the file has no rows")
     rows_max = _rows_max(metadata, {name: columns[name][0] for name in names})
     for start in range(0, rows, rows_max):
-        yield {name: columns[name][start : start + rows_max] for name in names}
+        yield {
+            name: _column(columns[name][start : start + rows_max], name, metadata) for name in names
+        }
+
+
+def _column(
+    values: Sequence[Any] | npt.NDArray[Any], name: str, metadata: ModelMetadata
+) -> Sequence[Any] | npt.NDArray[Any]:
+    """A column of a chunk; one that lacks values is masked, and so of its type without any too."""
+    spec = _spec_of(name, metadata)
+    if isinstance(values, np.ndarray) or spec is None or has_own_null(spec) or None not in values:
+        return values
+    items = np.fromiter(values, object, len(values))
+    return np.ma.MaskedArray(items, [value is None for value in values])
+
+
+def is_whole(metadata: ModelMetadata) -> bool:
+    """Whether a file for the model is one request: its rows would be answered otherwise apart.
+
+    So it is where not all inputs count rows, or where the server says that the model does not
+    answer row by row, or that this is not known.
+    """
+    firsts = {spec.shape[:1] for spec in metadata.inputs}
+    if len(firsts) > 1 or () in firsts:
+        return True
+    return firsts <= {_COLUMN} and metadata.batching in _WHOLE
+
+
+def _is_scalar(name: str, metadata: ModelMetadata) -> bool:
+    spec = _spec_of(name, metadata)
+    return spec is not None and not spec.shape
 
 
 def _rows_max(metadata: ModelMetadata, row: Record) -> int:
@@ -358,7 +438,7 @@ def _nbytes(value: Any) -> int:
 
 def row_count(chunk: Chunk) -> int:
     """Rows of a chunk."""
-    return len(next(iter(chunk.values())))
+    return max((len(column) for column in chunk.values() if np.ndim(column) != 0), default=1)
 
 
 # Formats whose streams hold bytes; all others hold text.

@@ -49,7 +49,11 @@ class Said:
     ] = None
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Address to listen on.", show_default="127.0.0.1"),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on, or unix:PATH.",
+            show_default="127.0.0.1",
+        ),
     ] = None
     port: Annotated[
         str | None, typer.Option(metavar="N", help="gRPC port; 0 for any.", show_default="8001")
@@ -66,7 +70,8 @@ class Said:
         str | None,
         typer.Option(
             metavar="[auto|native|grpcio]",
-            help="Listener; auto is native on loopback, else grpcio, which can do TLS.",
+            help="Listener; auto is native on loopback and Unix sockets, else grpcio, which can do "
+            "TLS.",
             show_default="auto",
         ),
     ] = None

@@ -65,6 +65,13 @@ class Setup:
     must_confine: bool = False
 
     @property
+    def socket_path(self) -> str:
+        """The path of the Unix socket that it would listen on; empty for an address."""
+        from ..settings import socket_path  # noqa: PLC0415 - only the server's extra brings it.
+
+        return socket_path(self.host)
+
+    @property
     def has_tls(self) -> bool:
         """Whether the server would encrypt."""
         return bool(self.tls_cert or self.tls_key or self.tls_client_ca)

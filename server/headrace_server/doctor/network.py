@@ -11,8 +11,12 @@ from .software import version_of
 
 
 def check_network(setup: Setup) -> Iterator[Finding]:
-    """Yield findings about the transport and both ports."""
+    """Yield findings about the transport, and both ports or the Unix socket."""
     yield _transport(setup)
+    if setup.socket_path:
+        yield _socket(setup)
+        yield _port("metrics port", "127.0.0.1", setup.metrics_port, "--metrics-port")
+        return
     if setup.port and setup.port == setup.metrics_port:
         yield problem(
             "ports",
@@ -55,6 +59,16 @@ def _is_importable() -> bool:
     except ImportError:
         return False
     return True
+
+
+def _socket(setup: Setup) -> Finding:
+    from ..transport.socketfile import Found, found_at, why_not  # noqa: PLC0415 - as above.
+
+    if why := why_not(setup.socket_path):
+        return problem("socket", f"{setup.host}: {why}", "--host unix:PATH with another path")
+    if found_at(setup.socket_path) is Found.LEFT:
+        return ok("socket", f"{setup.host} is left of a server that has ended: it is made anew")
+    return ok("socket", f"{setup.host} is free")
 
 
 def _port(name: str, host: str, port: int, flag: str) -> Finding:

@@ -11,12 +11,13 @@ from .finding import Finding, Setup, ok, problem, warning
 # Its process imports mlflow first, and asks a server that does not answer twice (seconds).
 REGISTRY_S_MAX = 30.0
 
+_SET_LOGIN = "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=..."
 _SET_URI = "--tracking-uri URI, MLFLOW_TRACKING_URI, or tracking_uri in headrace.toml"
 
 
 def check_registry(setup: Setup) -> Iterator[Finding]:
     """Yield one finding: how many models the registry holds, or why it does not say."""
-    from ..errors import HeadraceError, RegistryUnavailable  # noqa: PLC0415 - see _ask.
+    from ..errors import HeadraceError, RegistryDenied, RegistryUnavailable  # noqa: PLC0415 - see _ask.
     from ..settings import shown_uri  # noqa: PLC0415
 
     uri = f"the registry at {shown_uri(setup.tracking_uri)}"
@@ -30,6 +31,8 @@ def check_registry(setup: Setup) -> Iterator[Finding]:
         )
     except RegistryUnavailable as error:
         yield problem("registry", str(error), f"start it, or name the right one: {_SET_URI}")
+    except RegistryDenied as error:
+        yield problem("registry", str(error), _SET_LOGIN)
     except HeadraceError as error:
         yield problem("registry", f"{uri}: {error}", f"name the right one: {_SET_URI}")
     else:

@@ -54,7 +54,7 @@ def _tokens(setup: Setup) -> Iterator[Finding]:
         yield problem("tokens", str(error), "headrace token NAME --file FILE makes an entry")
         return
     count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
-    if setup.has_tls:
+    if setup.has_tls or setup.socket_path:
         yield ok("tokens", f"{setup.tokens} holds {count}")
     else:
         yield warning(

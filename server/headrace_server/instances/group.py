@@ -249,7 +249,9 @@ class InstanceGroup:
         closed_ns = round(batch.closed_at * 1e9)
         trip = Trip(batch.rows, closed_ns, batch.gathered_ns, done.instants, landed_ns)
         return Outcome(
-            Outputs(self.model, tensors, batch.rows + batch.padding, trip=trip),
+            Outputs(
+                self.model, tensors, batch.rows + batch.padding, trip=trip, refused=done.refused
+            ),
             is_detached=is_detached,
             overflowed=bool(frame.fds),
         )

@@ -379,6 +379,8 @@ class Worker:
                 if (instance := self._instances.get(report["instance"])) is not None:
                     # Before its first batch has pages locked.
                     self.arena.keeps_pages |= report["device"].startswith("cuda")
+                    # For the process that follows this one.
+                    instance.spec["outputs"] = report["outputs"]
                     self._set_up(instance, is_up=True)
                     if not instance.found.done():
                         instance.found.set_result(report)

@@ -15,3 +15,5 @@ os.environ.update(
 # An operator may know better. MLflow's own 7 retries of 120 s each would hide a dead registry.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+# A server that is busy may ask for hours of patience: what asks us again has pauses of its own.
+os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")

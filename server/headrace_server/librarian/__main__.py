@@ -25,6 +25,8 @@ from ..errors import (
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
+    RegistryAbsent,
+    RegistryDenied,
     RegistryUnavailable,
 )
 from ..frames import FrameSocket, Kind
@@ -43,6 +45,8 @@ _KINDS: dict[type[HeadraceError], str] = {
     ModelNotFound: "not_found",
     InvalidRequest: "invalid",
     RegistryUnavailable: "unreachable",
+    RegistryAbsent: "absent",
+    RegistryDenied: "denied",
     LoadFailed: "failed",
 }
 

@@ -106,9 +106,9 @@ class Fetcher:
             return describe(load(Path(directory), source), source).signature
         with self._cache.staging() as stage:
             with self._store.asking(f"MLmodel file of {source}"):
-                file = download_file(
-                    f"{self._location(source)}/MLmodel", stage, self._store.tracking_uri
-                )
+                location = self._location(source)
+            with self._store.asking(f"MLmodel file of {source}", _store_of(location)):
+                file = download_file(f"{location}/MLmodel", stage, self._store.tracking_uri)
             return describe(load(file.parent, source), source).signature
 
     # Into the cache.
@@ -127,6 +127,7 @@ class Fetcher:
         with self._cache.staging() as stage:
             with self._store.asking(f"content of {source}"):
                 location = self._place(source)
+            with self._store.asking(f"content of {source}", _store_of(location)):
                 came = download(location, stage / "download", self._store.tracking_uri, progress)
             files = stage / "model"
             os.rename(came, files)
@@ -185,3 +186,11 @@ class Fetcher:
     def _key(self, source: str) -> str:
         # An artifact's path says nothing without the server that hands it out.
         return f"{self._store.tracking_uri}\n{source}"
+
+
+def _store_of(location: str) -> str:
+    """*location* where it is in a store of its own on the network; else empty."""
+    is_ours = local_path(location) is not None or location.startswith(
+        ("mlflow-artifacts:", "runs:")
+    )
+    return "" if is_ours else location

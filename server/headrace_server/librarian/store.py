@@ -1,7 +1,7 @@
 """Store: MLflow's client of one registry, and whatever it raises as one of our errors.
 
 Only MLflow's public API is used. The client is opened by the first question that needs it: a model
-in a directory is served without one.
+in a directory is served without one. What an error of MLflow's means is read in trouble.py.
 """
 
 import threading
@@ -9,21 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import requests
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import OperationalError
 
 from ..errors import (
     HeadraceError,
     InvalidRequest,
     LoadFailed,
     ModelNotFound,
+    RegistryAbsent,
+    RegistryDenied,
     RegistryUnavailable,
 )
 from ..settings.uris import shown_uri
+from .trouble import Kind, trouble_of
 
 _SQLITE_HEADER = b"SQLite format 3\0"
+
+# Where MLflow looks for what a server wants to know us by.
+_LOGIN = (
+    "expected another user name and password, in the tracking URI or as MLFLOW_TRACKING_USERNAME "
+    "and MLFLOW_TRACKING_PASSWORD, or a token as MLFLOW_TRACKING_TOKEN"
+)
 
 
 class Store:
@@ -46,7 +52,7 @@ class Store:
         """MLflow's client, opened where none was.
 
         Raises:
-            RegistryUnavailable: It is a database that is not there.
+            RegistryAbsent: It is a database that is not there.
         """
         with self._lock:
             if self._opened is None:
@@ -56,14 +62,17 @@ class Store:
             return self._opened
 
     @contextmanager
-    def asking(self, what: str) -> Iterator[None]:
-        """Turn whatever MLflow raises when asked for *what* into one of our errors."""
+    def asking(self, what: str, where: str = "") -> Iterator[None]:
+        """Turn whatever MLflow raises when asked for *what* into one of our errors.
+
+        *where* is the place that is asked where it is not the registry itself: a store of files.
+        """
         try:
             yield
         except HeadraceError:
             raise
         except Exception as error:
-            raise self._error_of(error, what) from error
+            raise self._error_of(error, what, where) from error
 
     def registered(self, name: str) -> Any:
         """MLflow's entry of the registered model *name*.
@@ -83,41 +92,30 @@ class Store:
             with open(path, "rb") as file:
                 header = file.read(len(_SQLITE_HEADER))
         except OSError as error:
-            raise RegistryUnavailable(
+            raise RegistryAbsent(
                 f"the registry at {self.shown_uri} cannot be opened: {error.strerror}"
             ) from error
         if header not in (_SQLITE_HEADER, b""):
-            raise RegistryUnavailable(f"{path} is no SQLite database, so no registry")
+            raise RegistryAbsent(f"{path} is no SQLite database, so no registry")
 
-    def _error_of(self, error: Exception, what: str) -> HeadraceError:
-        code = getattr(error, "error_code", "")
-        status = _http_status(error)
-        if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or (not code and status == 404):
-            return ModelNotFound(f"there is no {what}")
-        is_down = status in (429, 503, 504) or (self.is_remote and status >= 500)
-        if is_down or isinstance(error, OperationalError):
-            return RegistryUnavailable(
-                f"the registry at {self.shown_uri} does not answer, or fails, when asked for "
-                f"the {what}: retry"
-            )
-        if status == 400:
-            return InvalidRequest(f"the registry refuses the {what}: {_first_line(error)}")
-        return LoadFailed(f"the {what} cannot be had: {_first_line(error)}")
-
-
-def _http_status(error: Exception) -> int:
-    """The HTTP status that tells what kind of error it is; 0 for none."""
-    if isinstance(error, MlflowException):
-        return int(error.get_http_status_code())
-    if isinstance(error, requests.RequestException):
-        return 503 if error.response is None else error.response.status_code
-    return 0
-
-
-def _first_line(error: Exception) -> str:
-    """What happened, without the page that MLflow and SQLAlchemy may put behind it."""
-    lines = [line for line in str(error).splitlines() if line.strip("# ")] or [type(error).__name__]
-    # A failed download says only in its third line what happened, behind a heading per file.
-    if lines[0].endswith(":") and len(lines) > 2:
-        return f"{lines[0]} {lines[2]}"
-    return lines[0]
+    def _error_of(self, error: Exception, what: str, where: str) -> HeadraceError:
+        is_server = self.is_remote and not where
+        trouble = trouble_of(error, is_server=is_server, is_store=bool(where))
+        asked = shown_uri(where) if where else f"the registry at {self.shown_uri}"
+        why = trouble.why.replace(self.tracking_uri, self.shown_uri)
+        match trouble.kind:
+            case Kind.NOT_FOUND:
+                return ModelNotFound(f"there is no {what}")
+            case Kind.PASSING:
+                return RegistryUnavailable(
+                    f"{asked} does not answer, or fails, when asked for the {what}"
+                    f"{f': {why}' if why else ''}"
+                )
+            case Kind.STRANGE:
+                return RegistryAbsent(f"{asked} does not answer as an MLflow server does: {why}")
+            case Kind.DENIED:
+                return RegistryDenied(f"{asked} does not let us have the {what} ({why}): {_LOGIN}")
+            case Kind.REFUSED:
+                return InvalidRequest(f"the registry refuses the {what}: {why}")
+            case Kind.OTHER:
+                return LoadFailed(f"the {what} cannot be had: {why}")

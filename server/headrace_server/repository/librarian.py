@@ -19,7 +19,15 @@ from headrace.typed import FieldNumbers
 from headrace.typed.numbers import TEXT_CHARS_MAX
 
 from ..completions import Completions
-from ..errors import HeadraceError, InvalidRequest, LoadFailed, ModelNotFound, RegistryUnavailable
+from ..errors import (
+    HeadraceError,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    RegistryAbsent,
+    RegistryDenied,
+    RegistryUnavailable,
+)
 from ..frames import Frame, Kind
 from ..instances.process import Process, Spawner, python_of_ours
 from ..settings import ServerSettings
@@ -31,6 +39,8 @@ _ERRORS: dict[str, type[HeadraceError]] = {
     "not_found": ModelNotFound,
     "invalid": InvalidRequest,
     "unreachable": RegistryUnavailable,
+    "absent": RegistryAbsent,
+    "denied": RegistryDenied,
     "failed": LoadFailed,
 }
 
@@ -155,8 +165,8 @@ class Librarian:
         """What *uri* stands for.
 
         Raises:
-            ModelNotFound, InvalidRequest, RegistryUnavailable: It stands for nothing, or cannot be
-                looked up.
+            ModelNotFound, InvalidRequest: It stands for nothing.
+            RegistryUnavailable, RegistryDenied: It cannot be looked up.
         """
         return Resolved(**self._ask("resolve", uri=uri))
 
@@ -169,7 +179,7 @@ class Librarian:
         """Bring a pinned *source* into the cache.
 
         Raises:
-            LoadFailed, RegistryUnavailable: It cannot be fetched or read.
+            LoadFailed, RegistryUnavailable, RegistryDenied: It cannot be fetched or read.
         """
         answer = self._ask("fetch", progress, source=source)
         signature = answer["signature"]

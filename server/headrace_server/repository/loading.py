@@ -123,6 +123,7 @@ class Loader:
             "batched": None if settings.batched == "auto" else settings.batched,
             "is_deterministic": settings.deterministic,
             "known": None,
+            "outputs": None,
         }
         # Modules that a model ships collide with another model's of the same name.
         is_own = settings.worker == "own" or bool(fetched.pyfunc.get("code")) or bool(command)
@@ -147,10 +148,12 @@ class Loader:
                 started.append(start(spec, device, is_own=is_own, command=command))
                 if is_trial:
                     self._tried.note(key)
-                if len(started) == 1 and booking.is_on_gpus:
-                    # What the first one took tells whether the others fit.
-                    started[0][1].found.result()
-                    self._bookings.measure(booking, 1)
+                if len(started) == 1 and (booking.is_on_gpus or len(booking.devices) > 1):
+                    # What the first one answers all do: one proof may see more than another.
+                    spec["outputs"] = started[0][1].found.result()["outputs"]
+                    if booking.is_on_gpus:
+                        # What it took tells whether the others fit.
+                        self._bookings.measure(booking, 1)
             reports = [loaded.found.result() for _, loaded in started]
             found = reports[0]
             declared = found["signature"]

@@ -1,6 +1,7 @@
 """Model: one loaded version of a served model, and the state it is in."""
 
 import enum
+import math
 import threading
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from ..instances.group import InstanceGroup, Slot
 from ..scheduler.scheduler import Scheduler
 from ..settings import ModelSettings
 from ..types import Batching, BatchKey, InputLayout
+from .pauses import when
 
 # Batch keys remembered per version; a caller that sends ever new shapes must not fill the memory.
 _KEYS_MAX = 4096
@@ -21,9 +23,10 @@ _KEYS_BYTES_MAX = 16 * 1024 * 1024
 
 
 class State(enum.Enum):
-    """Where a version is in its life."""
+    """Where a version is in its life; it waits while its registry does not answer."""
 
     LOADING = "loading"
+    WAITING = "waiting"
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
@@ -35,6 +38,7 @@ _NOT_YET = Batching("unproven", "")
 
 _SHOWN = {
     State.LOADING: "LOADING",
+    State.WAITING: "UNAVAILABLE",
     State.READY: "READY",
     State.DRAINING: "UNLOADING",
     State.FAILED: "UNAVAILABLE",
@@ -53,7 +57,8 @@ class ModelVersion:
         followed: The alias, or "latest", by which the version was chosen; else empty.
         settings: How it is served.
         state: Where it is in its life.
-        reason: Why it failed, or why the last load left it as it is.
+        reason: Why it failed or waits, or why the last load left it as it is.
+        next_try_at: When it is fetched again while it waits (seconds, monotonic clock).
         digest: SHA-256 over its files; empty until they are there.
         flavor: MLflow's flavor key.
         device: Where it computes.
@@ -75,6 +80,7 @@ class ModelVersion:
     settings: ModelSettings
     state: State = State.LOADING
     reason: str = ""
+    next_try_at: float = math.inf
     digest: str = ""
     flavor: str = ""
     device: str = ""
@@ -123,6 +129,8 @@ class ModelVersion:
         """Why it cannot run requests, or is not what was asked for last; else empty."""
         if self.state is State.READY and self.group is not None:
             return self.group.trouble or self.reason
+        if self.state is State.WAITING:
+            return f"{self.reason}; it is tried again {when(self.next_try_at)}"
         return self.reason
 
     @property
@@ -141,7 +149,7 @@ class ModelVersion:
         """Its queue.
 
         Raises:
-            ModelLoading, Draining: It is not ready yet, or about to be unloaded.
+            ModelLoading, Draining: It is not ready yet, or about to be unloaded; retry.
             ModelUnavailable: It failed to load, or was unloaded.
         """
         if self._scheduler is not None and self.state is State.READY:
@@ -187,6 +195,8 @@ class ModelVersion:
         match self.state:
             case State.LOADING:
                 return ModelLoading(f"{what} is still loading: retry")
+            case State.WAITING:
+                return ModelLoading(f"{what} could not be fetched yet: {self.trouble}")
             case State.DRAINING:
                 return Draining(f"{what} is being unloaded: retry")
             case State.UNLOADED:

@@ -19,22 +19,28 @@ from ..errors import (
     HeadraceError,
     InvalidRequest,
     LoadFailed,
+    ModelLoading,
     ModelNotFound,
+    RegistryUnavailable,
     without_paths,
 )
 from ..instances.bookings import Bookings
 from ..instances.pool import WorkerPool
 from ..settings import ModelSettings
-from .librarian import Fetched, Librarian, Progress
+from .librarian import Librarian, Progress
 from .loading import Loader
 from .model import ModelVersion, State
+from .pauses import when
 from .preparing import Preparing
+from .retries import Retries
 from .tried import Tried
 from .turns import Turn, Turns
-from .wanted import Wanted, wanted_as, wanted_at_start
+from .wanted import Wanted, WantedAtStart, wanted_as
 
 # Models that are fetched and started at the same time.
 _LOADS_AT_ONCE = 4
+# Of these, what is tried again by itself: a load that is asked for must not wait for all that.
+_RETRIES_AT_ONCE = 3
 # A request may have been planned for a version just before its name moved on to the next: the old
 # one takes requests for so long still (seconds). Between plan and queue lies no more than a burst.
 _LATE_S = 1.0
@@ -93,10 +99,20 @@ class Repository:
             on_signed=self._preparing.number_fields,
         )
         self._turns = Turns(_LOADS_AT_ONCE)
+        self._retries = Retries(
+            completions,
+            lambda model, source: self._turns.take(
+                model.name, lambda _: self._try_again(model, source)
+            ),
+            at_once=_RETRIES_AT_ONCE,
+        )
         # The versions of each name that was ever served; the first is what the name stands for.
         self._models: dict[str, tuple[ModelVersion, ...]] = {}
         # Start-up models that are neither ready nor failed.
         self._awaited: set[ModelVersion] = set()
+        # Why the start-up models are not known yet, and when the registry is asked again (seconds,
+        # monotonic clock).
+        self._unknown: tuple[str, float] | None = None
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._ready_watchers: list[Callable[[], None]] = []
@@ -123,7 +139,7 @@ class Repository:
     @property
     def is_ready(self) -> bool:
         """Whether a model is ready and no start-up model is on its way; if strict, all of these."""
-        if self._awaited:
+        if self._awaited or self._unknown is not None:
             return False
         ready = {model.name for model in self.served if model.is_ready}
         return bool(ready) and not (self._is_strict and self._demanded - ready)
@@ -131,6 +147,27 @@ class Repository:
     def demand(self, names: Iterable[str]) -> None:
         """Name the start-up models, which a strict readiness waits for."""
         self._demanded = frozenset(names)
+        self._unknown = None
+        self._changed()
+
+    def await_registry(self, why: str, next_try_at: float) -> None:
+        """The start-up models are not known yet; callers are told so until they are demanded.
+
+        Args:
+            why: What keeps the registry from answering.
+            next_try_at: When it is asked again (seconds, monotonic clock).
+        """
+        self._unknown = (without_paths(why), next_try_at)
+        self._changed()
+
+    def check_known(self) -> None:
+        """Tell a caller where no more is known of what is to be served than that it is not known.
+
+        Raises:
+            ModelLoading: Neither the registry nor an operator has said yet what it is.
+        """
+        if self._unknown is not None and not self._models:
+            raise self._not_known(*self._unknown)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call *watcher* whenever readiness of a model may have changed, on any thread."""
@@ -141,6 +178,7 @@ class Repository:
 
         Raises:
             ModelNotFound: Nothing of that name, number or alias is served.
+            ModelLoading: It is not known yet what is.
             InvalidRequest: *version* has another form.
         """
         versions = self._models.get(name)
@@ -164,21 +202,33 @@ class Repository:
         # The one that the name stands for goes before one that comes or goes.
         return found[0]
 
-    def resolve(self, models: Sequence[str]) -> list[Wanted]:
-        """What to serve for `[NAME=]URI` arguments; see `wanted.wanted_at_start`."""
-        return wanted_at_start(self._librarian, models)
+    def wanted(self, models: Sequence[str]) -> WantedAtStart:
+        """What to serve for `[NAME=]URI` arguments; for none, every registered model."""
+        return WantedAtStart(self._librarian, models)
 
-    def announce(self, wanted: Wanted) -> ModelVersion:
-        """Enter a start-up model as loading, before anything slow happens."""
+    def announce(self, wanted: Wanted) -> ModelVersion | None:
+        """Enter a start-up model as loading, before anything slow happens.
+
+        None where its name was loaded already, as it can be once calls are taken: that counts.
+        """
         model = self._new(wanted)
         with self._lock:
+            if model.name in self._models:
+                return None
             self._awaited.add(model)
-        self._enter(model)
+            self._models = {**self._models, model.name: (model,)}
+        self._changed()
         return model
 
     def load(self, model: ModelVersion, source: str, progress: Progress | None = None) -> None:
-        """Fetch, start, probe and warm up *model*; then it is ready, or failed with a reason."""
-        self._bring_up(model, lambda: self._librarian.fetch(source, progress))
+        """Fetch, start, probe and warm up *model*; then it is ready, or failed with a reason.
+
+        Where its registry does not answer it waits, and is tried again.
+        """
+        if self._models[model.name][0] is model:
+            self._bring_up(model, source, progress)
+        else:  # What was asked for meanwhile counts.
+            self._settle(model)
 
     def begin(self, model: ModelVersion, source: str) -> Future[None]:
         """Have *model*, which was announced, loaded; the future is done when that has ended."""
@@ -195,8 +245,9 @@ class Repository:
         The future raises:
             InvalidRequest: *name* or *uri* can never be served.
             ModelNotFound: There is no such model.
-            LoadFailed: It cannot be loaded.
-            RegistryUnavailable: The registry does not answer.
+            LoadFailed, RegistryDenied: It cannot be loaded.
+            RegistryUnavailable: The registry does not answer. Where nothing is served by that name,
+                but it is known what is to be, that is tried again.
             Draining: The server ends.
         """
         return self._turns.take(name, lambda turn: self._load_anew(name, uri, turn))
@@ -213,6 +264,7 @@ class Repository:
     def close(self, drain_s_max: float) -> bool:
         """Drain every model; whether all requests were answered."""
         self._is_closing.set()
+        self._retries.close()
         self._turns.close()
         until = time.monotonic() + drain_s_max
         is_clean = True
@@ -245,9 +297,9 @@ class Repository:
         model = self._new(wanted)
         self._enter(*((model,) if serving is None else (serving, model)))
         if current is not None and serving is None:
+            self._retries.forget(current)
             self._loader.retire(current, 0.0)
-        source = wanted.resolved.source
-        failure = self._bring_up(model, lambda: self._librarian.fetch(source))
+        failure = self._bring_up(model, wanted.resolved.source)
         if isinstance(failure, LoadFailed):
             raise LoadFailed(
                 f"model {name!r} version {model.version} failed to load: {failure.message}"
@@ -268,24 +320,34 @@ class Repository:
         settings = self._settings_of(wanted.name, wanted.resolved.tags)
         return fetched.digest == serving.digest and settings == serving.settings
 
-    def _bring_up(self, model: ModelVersion, fetch: Callable[[], Fetched]) -> HeadraceError | None:
+    def _try_again(self, model: ModelVersion, source: str) -> None:
+        # What was asked for meanwhile counts.
+        if self._models[model.name][0] is model and model.state is State.WAITING:
+            model.state = State.LOADING
+            self._changed()
+            self._bring_up(model, source)
+
+    def _bring_up(
+        self, model: ModelVersion, source: str, progress: Progress | None = None
+    ) -> HeadraceError | None:
         """Fetch and start *model*; why it failed, or None when it is ready."""
         began = time.monotonic()
         failure: HeadraceError | None = None
         try:
-            fetched = fetch()
+            fetched = self._librarian.fetch(source, progress)
+            self._retries.note_fetched(model)
             model.flavor, model.digest = fetched.flavor, fetched.digest
             model.declared = fetched.signature
+            model.reason = ""
             self._loader.start(model, fetched, self._preparing.command(model, fetched))
         except Exception as error:  # noqa: BLE001 - no descriptor or memory left: told like the rest.
             if not isinstance(error, HeadraceError):
                 _log.exception("load_failed", model=model.name)
                 error = LoadFailed(f"it could not be started: {type(error).__name__}: {error}")
-            model.reason = without_paths(error.message)
-            model.state = State.FAILED
             failure = error
-            _log.error("model_failed", model=model.name, version=model.version, why=error.message)
+            self._give_up(model, source, failure)
         else:
+            self._retries.forget(model)
             _log.info(
                 "model_ready",
                 model=model.name,
@@ -299,10 +361,29 @@ class Repository:
                 warm_s=round(model.warm_s, 3),
                 seconds=round(time.monotonic() - began, 3),
             )
+        self._settle(model)
+        return failure
+
+    def _give_up(self, model: ModelVersion, source: str, failure: HeadraceError) -> None:
+        """Have *model* be failed, or wait where the cause may pass and nothing else is served."""
+        model.reason = without_paths(failure.message)
+        told = {"model": model.name, "version": model.version, "why": failure.message}
+        may_pass = isinstance(failure, RegistryUnavailable)
+        if may_pass and self._models[model.name][0] is model:
+            pause_s = self._retries.put_off(model, source)
+            if pause_s is not None:
+                model.state = State.WAITING
+                _log.error("model_failed", **told, retry_s=round(pause_s, 3))
+                return
+        self._retries.forget(model)
+        model.state = State.FAILED
+        _log.error("model_failed", **told)
+
+    def _settle(self, model: ModelVersion) -> None:
+        """*model* keeps the server from being ready no longer."""
         with self._lock:
             self._awaited.discard(model)
         self._changed()
-        return failure
 
     def _unload(self, name: str) -> None:
         if name not in self._models:
@@ -310,6 +391,7 @@ class Repository:
         current = self._models[name][0]
         if current.state is State.UNLOADED:
             return
+        self._retries.forget(current)
         self._enter(current)
         self._retire(current)
         current.reason = "unloaded"
@@ -353,9 +435,17 @@ class Repository:
             self._models = {**self._models, versions[0].name: versions}
         self._changed()
 
-    def _not_served(self, name: str) -> ModelNotFound:
+    def _not_served(self, name: str) -> HeadraceError:
+        if self._unknown is not None:
+            return self._not_known(*self._unknown)
         served = ", ".join(sorted(self._models)) or "none"
         return ModelNotFound(f"model {name[:128]!r} is not served; served are: {served}")
+
+    def _not_known(self, why: str, next_try_at: float) -> ModelLoading:
+        return ModelLoading(
+            f"it is not known yet what is to be served: {why}; it is asked again "
+            f"{when(next_try_at)}"
+        )
 
     def _changed(self) -> None:
         with self._lock:

@@ -26,24 +26,37 @@ class Wanted:
     resolved: Resolved
 
 
-def wanted_at_start(librarian: Librarian, models: Sequence[str]) -> list[Wanted]:
-    """What to serve for `[NAME=]URI` arguments; for none, every registered model.
+class WantedAtStart:
+    """What to serve for `[NAME=]URI` arguments; for none, every registered model."""
 
-    Raises:
-        HeadraceError: A URI stands for nothing, or two models claim one name.
-    """
-    wanted: dict[str, Wanted] = {}
-    for item in models or librarian.list_models():
-        given, uri = split_model(item)
-        resolved = librarian.resolve(uri)
-        name = given or resolved.name
-        if name in wanted:
-            raise InvalidRequest(
-                f"{wanted[name].uri} and {uri} would both be served as {name!r}: "
-                f"name one of them, as in other={uri}"
-            )
-        wanted[name] = Wanted(name, uri, resolved)
-    return list(wanted.values())
+    def __init__(self, librarian: Librarian, models: Sequence[str]) -> None:
+        self._librarian = librarian
+        self._models = models
+        # What the registry has said so far.
+        self._known: dict[str, Resolved] = {}
+
+    def find(self) -> list[Wanted]:
+        """All of it. What is learnt before the registry fails is not asked for again.
+
+        Raises:
+            RegistryUnavailable: The registry does not answer.
+            HeadraceError: A URI stands for nothing, or two models claim one name.
+        """
+        self._models = self._models or self._librarian.list_models()
+        wanted: dict[str, Wanted] = {}
+        for item in self._models:
+            given, uri = split_model(item)
+            if item not in self._known:
+                self._known[item] = self._librarian.resolve(uri)
+            resolved = self._known[item]
+            name = given or resolved.name
+            if name in wanted:
+                raise InvalidRequest(
+                    f"{wanted[name].uri} and {uri} would both be served as {name!r}: "
+                    f"name one of them, as in other={uri}"
+                )
+            wanted[name] = Wanted(name, uri, resolved)
+        return list(wanted.values())
 
 
 def wanted_as(librarian: Librarian, name: str, uri: str) -> Wanted:
@@ -53,7 +66,7 @@ def wanted_as(librarian: Librarian, name: str, uri: str) -> Wanted:
 
     Raises:
         InvalidRequest: *name* or *uri* can never be served.
-        ModelNotFound, RegistryUnavailable: It cannot be told.
+        ModelNotFound, RegistryUnavailable, RegistryDenied: It cannot be told.
     """
     if not _NAME.fullmatch(name):
         raise InvalidRequest(

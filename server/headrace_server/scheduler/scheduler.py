@@ -9,7 +9,7 @@ afterwards its batch does.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ from ..errors import (
     HeadraceError,
     InstanceLost,
 )
-from ..faults import fault
+from ..faults import fault, refused_answer
 from ..instrument import Instrument
 from ..types import Batch, Outcome, Outputs, Part, Request
 from .batcher import Batcher, Dispatch
@@ -367,10 +367,13 @@ class Scheduler(Generic[Slot]):
 
     def _answer(self, batch: Batch, outputs: Outputs) -> None:
         start = 0
+        refused = outputs.refused
         for part in batch.parts:
             request = part.request
             stop = start + part.stop - part.start
-            if not request.is_cancelled:
+            if refused and (why := _first(refused, start, stop)) and not request.is_cancelled:
+                self._fail(request, refused_answer(batch.key.model[0], why))
+            elif not request.is_cancelled:
                 try:
                     if not batch.is_split or part.stop - part.start == request.rows:
                         request.reply.answer(request, outputs, start, stop)
@@ -430,6 +433,11 @@ class Scheduler(Generic[Slot]):
         instrument.rows_padded += batch.padding
         instrument.request_s.observe_all([now - at for at in arrived])
         instrument.queue_s.observe_all([batch.closed_at - at for at in arrived])
+
+
+def _first(refused: Mapping[int, str], start: int, stop: int) -> str:
+    """Why the first of rows *start* to *stop* is refused that is; empty where none is."""
+    return next((refused[row] for row in range(start, stop) if row in refused), "")
 
 
 def _is_answered(part: Part) -> bool:

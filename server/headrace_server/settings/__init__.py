@@ -13,7 +13,7 @@ from .tables import (
     ServerSettings,
     TlsSettings,
 )
-from .uris import shown_uri, split_model
+from .uris import shown_uri, socket_path, split_model
 
 __all__ = [
     "AuthSettings",
@@ -25,5 +25,6 @@ __all__ = [
     "TlsSettings",
     "read_settings",
     "shown_uri",
+    "socket_path",
     "split_model",
 ]

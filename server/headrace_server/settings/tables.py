@@ -32,6 +32,9 @@ _Port = Annotated[int, Field(ge=0, le=65_535)]
 _Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 _Path = Annotated[str, Mark.PATH, Expected("a path")]
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# A Unix socket as a gRPC client can name it: it takes the marks that are left out for its own.
+_SOCKET = re.compile(r"unix:(///)?(?!//)[^,%?#\x00-\x1f\x7f]*[^/,%?#\x00-\x1f\x7f]")
+_HOST = Expected("an address, a host's name, or unix:PATH without , % ? #")
 # MLflow's flavor keys; pyfunc for what has only python_function.
 FLAVORS: Final = (
     *("catboost", "crate", "diffusers", "dspy", "h2o", "johnsnowlabs", "keras", "langchain"),
@@ -66,6 +69,12 @@ def _known(flavor: str) -> str:
     if flavor not in FLAVORS:
         raise ValueError("expected a flavor of MLflow")
     return flavor
+
+
+def _host(host: str) -> str:
+    if host.startswith("unix") and ":" in host and not _SOCKET.fullmatch(host):
+        raise ValueError("expected unix:PATH")
+    return host
 
 
 def _pattern(source: str) -> str:
@@ -275,8 +284,9 @@ class ServerSettings(Table):
         models: `[NAME=]URI` as given; empty, with no `uri` of a model's table either, for every
             registered model.
         tracking_uri: Where the registry is; absolute.
-        host: Address to listen on.
-        port: Port to listen on; 0 for any free one.
+        host: Address to listen on; or unix:PATH, absolute.
+        socket_mode: Who may open the file of a Unix socket, in octal.
+        port: Port to listen on; 0 for any free one. Of a Unix socket it says nothing.
         metrics_port: Port of the metrics endpoint; 0 for any free one.
         device: auto, cpu, cuda or cuda:N.
         threads: Threads of one call on the CPU; 0 for what leaves none without a core.
@@ -304,7 +314,10 @@ class ServerSettings(Table):
 
     models: tuple[str, ...] = ()
     tracking_uri: str = ""
-    host: Annotated[str, Field(min_length=1), Expected("an address or a host's name")] = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1), AfterValidator(_host), _HOST] = "127.0.0.1"
+    socket_mode: Annotated[
+        str, Field(pattern=r"^0?[0-7]{3}$"), Expected("a file's mode in octal, as in 0660")
+    ] = "0600"
     port: _Port = 8001
     metrics_port: _Port = 8002
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$"), Expected(_DEVICE)] = (

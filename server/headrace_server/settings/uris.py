@@ -46,6 +46,14 @@ def shown_uri(uri: str) -> str:
     return f"{scheme}{colon}{rest}{'?***' if query else ''}" if colon else uri.partition("?")[0]
 
 
+def socket_path(host: str) -> str:
+    """The path of `unix:PATH`; empty for an address or a host's name."""
+    if not host.startswith("unix:"):
+        return ""
+    path = host.removeprefix("unix:")
+    return path[2:] if path.startswith("///") else path
+
+
 def default_cache_dir(environ: Mapping[str, str]) -> str:
     """Where fetched models are kept unless told otherwise: XDG's cache directory."""
     base = environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache")
@@ -61,6 +69,8 @@ def anchored(table: str, key: str, value: Any, directory: str) -> Any:
     match table, key:
         case "server", "tracking_uri":
             return absolute_tracking_uri(value, directory) if value else value
+        case "server", "host" if path := socket_path(value):
+            return f"unix:{Path(directory, Path(path).expanduser()).absolute()}"
         case "server", "models":
             return tuple(_anchored_model(item, directory) for item in value)
         case "server", "allow_sources":

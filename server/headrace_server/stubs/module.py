@@ -40,7 +40,8 @@ _NUMPY: Final = (("np", "import numpy as np"), ("npt", "import numpy.typing as n
 _STUBS: Final = "headrace_client.stubs"
 _OURS: Final = (
     *("AsyncStub", "Binaries", "Bool", "Bools", "Contract", "Float", "Floats", "Instant"),
-    *("Instants", "Int", "Ints", "Prediction", "Stub", "TensorSpec", "Texts"),
+    *("Instants", "Int", "Ints", "NullableBinaries", "NullableBools", "NullableTexts"),
+    *("Prediction", "Stub", "TensorSpec", "Texts"),
 )
 # Types of values that compare as values do.
 _COMPARED: Final = {"bool", "int", "float", "str", "bytes"}
@@ -321,6 +322,8 @@ def _spec(spec: TensorSpec) -> str:
         arguments.append("optional=True")
     if spec.schema:
         arguments.append(f"schema={quoted(spec.schema)}")
+    if spec.no_nulls:
+        arguments.append("no_nulls=True")
     line = f"TensorSpec({', '.join(arguments)})"
     # Two brackets around it, and a comma behind; or, where nobody knows its width, in one line with
     # what is around it.

@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import (
 from headrace.typed import Item, TypedService, file_of
 
 from .layout import INDENT, shown
-from .telling import of_param, of_tensor
+from .telling import of_mask, of_param, of_tensor
 
 _SCALARS: Final = {
     value: name.removeprefix("TYPE_").lower()
@@ -119,6 +119,9 @@ def _told(service: TypedService, message: str) -> dict[str, str]:
         if item.field != item.name:
             text += f" Called {shown(item.name)} by the model."
         told[item.field] = text
+    if message in {service.request, service.row}:
+        for mask in service.masks:
+            told[mask.field] = of_mask(mask.name, is_row=message == service.row)
     return told
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from headrace.datatypes import DATATYPES
+from headrace.nulls import has_own_null, is_nullable
 from headrace.signature import ParamSpec, TensorSpec
 from headrace.typed.names import cleaned, hash_of
 
@@ -37,7 +38,7 @@ _PARAMS: Final = {
     "string": "str",
     "datetime": "Instant",
 }
-# A value within JSON -> what a caller gives; answers have the same, but text for instants.
+# A value within JSON -> what a caller gives; answers have text for instants and bytes.
 _JSON: Final = {
     "boolean": "bool",
     "integer": "int",
@@ -45,14 +46,15 @@ _JSON: Final = {
     "float": "float",
     "double": "float",
     "string": "str",
-    "binary": "str",
+    "binary": "bytes | str",
     "datetime": "datetime | str",
 }
 
 # What the module's text says without quotes: no name of its own may hide it.
 OWN_NAMES: Final = frozenset(
     {"Any", "AsyncStub", "Binaries", "Bool", "Bools", "CONTRACT", "Contract", "Float", "Floats"}
-    | {"Instant", "Instants", "Int", "Ints", "Mapping", "NotRequired", "Prediction", "Sequence"}
+    | {"Instant", "Instants", "Int", "Ints", "Mapping", "NotRequired", "NullableBinaries"}
+    | {"NullableBools", "NullableTexts", "Prediction", "Sequence"}
     | {"Stub", "TensorSpec", "Texts", "TypeAlias", "TypedDict", "bool", "bytes", "contract"}
     | {"dataclass", "datetime", "dict", "float", "int", "list", "np", "npt", "object", "str"}
     | {"self", "timeout", "values", "parameters", "outputs", "property", "super", "type"}
@@ -93,7 +95,8 @@ class Declarations:
             item = f"{value} | None" if spec.optional and value != "object" else value
             return Types(value, f"Sequence[{item}]")
         value, column, *_ = _COLUMNS[spec.kind]
-        return Types(value, column)
+        may_lack = is_nullable(spec) and not has_own_null(spec)
+        return Types(value, f"Nullable{column}" if may_lack else column)
 
     def of_output(self, spec: TensorSpec) -> Types:
         """What a caller gets for an output."""
@@ -150,7 +153,7 @@ class Declarations:
                 text = f"{'Mapping' if is_given else 'dict'}[str, {item}]"
             case "object":
                 return self._class(kind["properties"], name, is_given=is_given)
-            case "datetime" if not is_given:
+            case "datetime" | "binary" if not is_given:
                 return "str"
             case other:
                 return _JSON.get(other, "object" if is_given else "Any")

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from headrace.nulls import SUFFIX
 from headrace.signature import ParamSpec, TensorSpec
 
 from .layout import printable, shown
@@ -18,6 +19,12 @@ def of_tensor(spec: TensorSpec, *, is_row: bool) -> str:
     else:
         text = f"{spec.kind}."
     return f"{text} May be left out." if spec.optional else text
+
+
+def of_mask(name: str, *, is_row: bool) -> str:
+    """A sentence on the mask called *name*."""
+    of = shown(name.removesuffix(SUFFIX))
+    return f"Whether {of} has no value." if is_row else f"In which rows {of} has no value."
 
 
 def of_param(spec: ParamSpec) -> str:

@@ -33,11 +33,14 @@ def check_bytes(plan: Plan, given: Sequence[Buffer]) -> None:
             raise InvalidRequest(f"{_input_name(plan, index)}: {error}") from None
         column = plan.key.inputs[plan.order.index(index)].column
         if column is not None:
-            check_column(column, data, offsets)
+            check_column(column, data, offsets, _mask(plan, index, given))
 
 
 def check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
-    """Whether BOOL is 0 or 1, and integers that become FP64 stay within 2**53."""
+    """Whether BOOL is 0 or 1, and integers that become FP64 stay within 2**53.
+
+    A mask without its column must be true in every row.
+    """
     for index in plan.checked:
         layout = plan.key.inputs[index]
         if layout.datatype.name == "BOOL":
@@ -46,6 +49,11 @@ def check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
                 # numpy would take any byte for true, but keep its odd bits in what is computed.
                 raise InvalidRequest(
                     f"input {layout.name!r}: expected BOOL elements of 0 or 1, got {octets.max()}"
+                )
+            if layout.is_alone and octets.size and not octets.min():
+                raise InvalidRequest(
+                    f"input {layout.name!r}: expected true in every row, since input "
+                    f"{layout.mask_of!r} is not there, got false in row {octets.argmin()}"
                 )
             continue
         values = np.frombuffer(tensors[index], layout.datatype.wire)
@@ -56,6 +64,12 @@ def check_values(plan: Plan, tensors: Sequence[Buffer]) -> None:
                 f"input {layout.name!r}: {layout.datatype.name} values beyond 2**53 cannot become "
                 "FP64 without loss"
             )
+
+
+def _mask(plan: Plan, index: int, given: Sequence[Buffer]) -> Buffer:
+    """The mask of the tensor at *index*; empty where it has none, or one that is to be refused."""
+    at = plan.masks.get(index)
+    return b"" if at is None or len(given[at]) != plan.byte_counts[at] else given[at]
 
 
 def _input_name(plan: Plan, index: int) -> str:

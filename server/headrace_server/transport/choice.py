@@ -5,6 +5,7 @@ import socket
 from typing import Protocol
 
 from ..errors import UsageError
+from ..settings import socket_path
 
 
 class Wishes(Protocol):
@@ -12,7 +13,7 @@ class Wishes(Protocol):
 
     @property
     def host(self) -> str:
-        """Address to listen on."""
+        """Address or Unix socket to listen on."""
 
     @property
     def transport(self) -> str:
@@ -42,11 +43,13 @@ def is_native(wishes: Wishes, *, has_tls: bool = False) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches *host*.
+    """Whether only this machine reaches *host*, an address or a Unix socket.
 
     Raises:
         UsageError: It has no address.
     """
+    if socket_path(host):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

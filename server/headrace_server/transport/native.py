@@ -54,7 +54,7 @@ class NativeTransport:
 
         Args:
             service: Where requests go.
-            target: host:port.
+            target: host:port, or unix:path.
             fallback: Path of the Unix socket that serves the other methods.
             message_bytes_max: Longest message, either way.
             typed: The models' own services.
@@ -90,7 +90,7 @@ class NativeTransport:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port it listens on; 1 for a Unix socket, as grpcio has it."""
         return self._front.bound_port
 
     def start(self) -> None:

@@ -60,9 +60,14 @@ class Security:
         """Look after them no more."""
         self._watch.close()
 
-    def warn(self, *, is_reachable: bool) -> None:
-        """Tell the operator what others could read or do; *is_reachable* from other machines."""
-        if self.credentials is not None:
+    def warn(self, *, is_reachable: bool, has_wire: bool) -> None:
+        """Tell the operator what others could read or do.
+
+        Args:
+            is_reachable: Whether other machines reach the server.
+            has_wire: Whether what is said passes a network, if only that of this machine.
+        """
+        if self.credentials is not None or not has_wire:
             return
         if self.guard is not None:
             _log.warning(

@@ -83,6 +83,7 @@ class InferenceServicer:
         """Every version held, with its state."""
         try:
             _check_repository(request.repository_name)
+            self._repository.check_known()
         except HeadraceError as error:
             await abort(context, error)
         response = open_inference_pb2.RepositoryIndexResponse()

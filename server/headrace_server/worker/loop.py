@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from headrace.signature import Signature
+from headrace.signature import Signature, spec_json, spec_of
 
 from ..adapters import Artifact, LoadError, adapter_of, is_unpickling_allowed
-from ..adapters.base import Adapter, Tensors
+from ..adapters.base import Adapter, Tensors, default_params
+from ..adapters.conforming import Form
 from ..adapters.probe import Said, probe
 from ..adapters.proof import Finding, Verdict
 from ..adapters.warmup import Allowed, predict_padded, warm_up
@@ -49,6 +50,7 @@ class InstanceThread:
         self._memory = memory
         self._inbox: queue.SimpleQueue[tuple[RunFrame, int] | None] = queue.SimpleQueue()
         self._signature: Signature | None = None
+        self._form = Form(())
         self._evidence: Evidence | None = None
         # What the adapter held, to see whether it went with it.
         self._held: list[weakref.ref[Any]] = []
@@ -98,6 +100,7 @@ class InstanceThread:
                 number=instance,
                 name=self._spec["name"],
                 signature=self._signature,
+                form=self._form,
                 evidence=self._evidence,
             ).run(self._inbox)
         except BaseException as error:  # noqa: BLE001 - no one would ever answer its batches.
@@ -151,12 +154,22 @@ class InstanceThread:
         finally:
             # Also where the model does not load: others of this process must not be held to it.
             bound_growth(device.name, 0)
-        self._signature = found.signature
+        outputs = found.outputs if found.signature is None else found.signature.outputs
+        if spec["outputs"] is not None:
+            # As another instance of the model was seen to answer, or this one in another process.
+            outputs = tuple(map(spec_of, spec["outputs"]))
+        signature = found.signature
+        self._signature = None if signature is None else replace(signature, outputs=outputs)
+        self._form = form = Form(outputs, default_params(signature))
         if verdict is not Verdict.WHOLE and said.batched is None:
             predict: Predict = adapter.predict
             if allowed.rows:
                 predict = partial(predict_padded, adapter, sizes=allowed.rows)
-            self._evidence = Evidence(predict, verdict, precision=said.precision)
+            self._evidence = Evidence(
+                lambda tensors, params: form.conform(predict(tensors, params), params).tensors,
+                verdict,
+                precision=said.precision,
+            )
         # What lives now lives long: the collector, which stops all instances, need not walk it
         # again and again, above all not while the next model is loaded.
         gc.collect()
@@ -165,7 +178,8 @@ class InstanceThread:
             Kind.LOADED,
             {
                 "instance": spec["instance"],
-                "signature": None if found.signature is None else found.signature.to_json(),
+                "signature": None if self._signature is None else self._signature.to_json(),
+                "outputs": list(map(spec_json, outputs)),
                 "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,

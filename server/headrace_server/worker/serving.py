@@ -13,9 +13,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from headrace.nulls import masks_of
 from headrace.signature import Signature
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
+from ..adapters.conforming import Conformed, Form
 from ..adapters.memory import is_out_of_memory
 from ..adapters.proof import Finding, Verdict
 from ..batchframes import DoneFrame, RunFrame
@@ -24,6 +26,7 @@ from ..errors import without_paths
 from ..frames import FrameSocket, Kind
 from ..types import Instants
 from .evidence import Evidence
+from .nulls import without_masks
 from .tensors import read_inputs, write_outputs
 
 MESSAGE_CHARS_MAX = 300
@@ -55,6 +58,7 @@ class _Launched:
     """A batch whose computation was started."""
 
     run: RunFrame
+    params: Params
     batch: Any
     result: Any
     received_ns: int
@@ -76,6 +80,7 @@ class Serving:
         number: int,
         name: str,
         signature: Signature | None,
+        form: Form,
         evidence: Evidence | None = None,
     ) -> None:
         """Serve with *adapter*.
@@ -87,6 +92,7 @@ class Serving:
             number: The instance's, by which the daemon knows it.
             name: The model's, for the log.
             signature: What inputs are read by.
+            form: What answers are brought into.
             evidence: Looks at what runs, to find out whether the model batches; None where that
                 is no question.
         """
@@ -98,6 +104,9 @@ class Serving:
         self._number = number
         self._name = name
         self._signature = signature
+        self._specs = () if signature is None else signature.inputs
+        self._masks = masks_of(self._specs)
+        self._form = form
         self._evidence = evidence
 
     def run(self, inbox: Inbox) -> None:
@@ -155,30 +164,37 @@ class Serving:
         batch = device.begin(self._side(run)) if self._is_asynchronous else None
         try:
             inputs = read_inputs(run.inputs, self._memory, self._signature)
-            staged = adapter.stage(inputs)
+            # Masks are the last inputs of a batch that has any.
+            has_masks = run.inputs[-1].name in self._masks
+            if has_masks:
+                staged = adapter.stage_nulls(*without_masks(inputs, self._specs, self._masks))
+            else:
+                staged = adapter.stage(inputs)
+            params = _params(run)
             staged_ns = time.monotonic_ns()
             if self._is_asynchronous:
                 with device.computing():
-                    result = adapter.launch(staged, _params(run))
+                    result = adapter.launch(staged, params)
                 result = adapter.fetch(result)
             else:
-                result = adapter.launch(staged, _params(run))
+                result = adapter.launch(staged, params)
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return None
-        if self._evidence is None or not self._evidence.wants(run.rows):
+        if self._evidence is None or has_masks or not self._evidence.wants(run.rows):
             inputs = {}
-        return _Launched(run, batch, result, received_ns, staged_ns, time.monotonic_ns(), inputs)
+        computed_ns = time.monotonic_ns()
+        return _Launched(run, params, batch, result, received_ns, staged_ns, computed_ns, inputs)
 
     def _finish(self, launched: _Launched) -> None:
         run, batch = launched.run, launched.batch
         try:
-            outputs = self._checked(self._adapter.finish(launched.result), run)
+            outputs, refused = self._typed(self._adapter.finish(launched.result), launched)
             if self._is_asynchronous:
                 self._device.end(batch)
             if launched.inputs and self._evidence is not None and not run.outputs:
                 # Before the arena, where both may lie, is used again.
-                self._evidence.note(launched.inputs, outputs, _params(run))
+                self._evidence.note(launched.inputs, outputs, launched.params)
             refs, fds = write_outputs(
                 outputs,
                 self._memory,
@@ -190,7 +206,7 @@ class Serving:
             instants = Instants(
                 launched.received_ns, launched.staged_ns, launched.computed_ns, now_ns
             )
-            body = DoneFrame(run.batch, instants, refs).pack()
+            body = DoneFrame(run.batch, instants, refs, refused).pack()
         except BaseException as error:  # noqa: BLE001 - a model may raise anything, SystemExit too.
             self._fail(run, batch, error)
             return
@@ -201,6 +217,16 @@ class Serving:
     def _side(self, run: RunFrame) -> memoryview:
         """The output side of the batch's slot."""
         return self._memory[run.out_offset : run.out_offset + run.out_bytes]
+
+    def _typed(self, outputs: Tensors, launched: _Launched) -> Conformed:
+        """The outputs asked for, in their datatypes; which rows are refused, and why."""
+        run = launched.run
+        typed = self._form.conform(self._checked(outputs, run), launched.params, run.outputs)
+        if not typed.refused:
+            return typed
+        refused = {row: _bounded(why) for row, why in typed.refused.items()}
+        # Of the answer to a whole request a row need not be one of the request's.
+        return Conformed(typed.tensors, refused if run.rows else {0: next(iter(refused.values()))})
 
     def _checked(self, outputs: Tensors, run: RunFrame) -> Tensors:
         """The outputs asked for, each with a row per row of a batch of several requests."""
@@ -244,8 +270,11 @@ def _params(run: RunFrame) -> Params:
 
 def outward(error: BaseException) -> str:
     """The first line of an exception's message, bounded, without paths of this host."""
-    first = _text_of(error).strip().partition("\n")[0]
-    return without_paths(first)[:MESSAGE_CHARS_MAX]
+    return _bounded(_text_of(error).strip().partition("\n")[0])
+
+
+def _bounded(text: str) -> str:
+    return without_paths(text)[:MESSAGE_CHARS_MAX]
 
 
 def _text_of(error: BaseException) -> str:

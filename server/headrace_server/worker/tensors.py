@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace.datatypes import BY_CODE, BYTES, DATATYPES, datatype_of
-from headrace.elements import TensorError, decode_elements, decode_texts, encode_with_offsets
+from headrace.elements import decode_elements, decode_texts, encode_with_offsets
 from headrace.signature import Signature, TensorSpec
 from headrace.tensors import bf16_to_float32
 
@@ -153,13 +153,7 @@ def _as_wire(array: Array) -> tuple[int, tuple[int, ...], Array, Array | None]:
             array = array.astype("datetime64[ns]").view(np.int64)
         # The other byte order is turned around here; everything else stays as it is.
         return datatype.code, array.shape, array.astype(datatype.wire, copy=False), None
-    items = array.ravel().tolist()
-    try:
-        raw, offsets = encode_with_offsets(items)
-    except TensorError:
-        # Anything else that a model puts into an object array goes as its str.
-        texts = [item if isinstance(item, str | bytes) else str(item) for item in items]
-        raw, offsets = encode_with_offsets(texts)
+    raw, offsets = encode_with_offsets(array.ravel().tolist())
     rows = array.shape[0] if array.ndim else 1
     if array.size:
         starts = np.asarray(offsets, np.uint64)[:: array.size // rows]

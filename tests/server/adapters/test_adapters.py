@@ -16,6 +16,7 @@ import models
 from headrace.datatypes import datatype_of
 from headrace_server.adapters import Adapter, LoadError, adapter_of
 from headrace_server.adapters.base import default_params
+from headrace_server.adapters.conforming import conform
 from headrace_server.adapters.probe import Probe, probe
 from headrace_server.adapters.proof import Verdict
 from headrace_server.devices import open_device
@@ -116,7 +117,9 @@ def test_the_signature_says_what_goes_in_and_comes_out(name: str) -> None:
 
     assert signature is not None
     assert [spec.name for spec in signature.inputs] == list(tensors)
-    answer = shared(name).predict(tensors)
+    outputs = {spec.name: spec for spec in signature.outputs}
+    answer, refused = conform(shared(name).predict(tensors), outputs)
+    assert not refused
     assert [spec.name for spec in signature.outputs] == list(answer)
     for spec in signature.outputs:
         array = answer[spec.name]

@@ -37,7 +37,8 @@ def test_a_dict_gives_its_keys_as_names() -> None:
         ([np.zeros(2), np.zeros((2, 1))], {"output-0": (2,), "output-1": (2, 1)}),
         ([1.0, 2.0, 3.0], {"output-0": (3,)}),
         (["a", "b"], {"output-0": (2,)}),
-        ([[1, 2], [3, 4], [5, 6]], {"output-0": (3, 2)}),
+        # Rows of their own, which are typed once all is known.
+        ([[1, 2], [3, 4], [5, 6]], {"output-0": (3,)}),
         ([], {"output-0": (0,)}),
     ],
 )

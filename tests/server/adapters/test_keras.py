@@ -108,7 +108,7 @@ def test_a_signature_of_more_inputs_than_the_model_has_is_an_error_of_loading(
 ) -> None:
     signature = Signature(tuple(TensorSpec(name, "FP32", (-1, 2)) for name in "xy"))
 
-    with pytest.raises(LoadError, match=r"the signature's inputs \['x', 'y'\] are not the model's"):
+    with pytest.raises(LoadError, match=r"the signature's inputs \['x', 'y'\] do not match the "):
         open_model(doubling(), signature)
 
 
@@ -117,6 +117,17 @@ def test_a_model_that_takes_a_dict_of_one_gets_it(open_model: Opener) -> None:
     adapter = open_model(keras.Model({"x": given}, given * 2))
 
     assert adapter.predict(ROWS)["output-0"].tolist() == (ROWS["x"] * 2).tolist()
+
+
+def test_a_name_that_the_model_has_for_another_input_is_an_error_of_loading(
+    open_model: Opener,
+) -> None:
+    """By position "a" would be fed to "b"."""
+    a, b = keras.Input((1,), name="a"), keras.Input((1,), name="b")
+    signature = Signature(tuple(TensorSpec(name, "FP32", (-1, 1)) for name in ("c", "a")))
+
+    with pytest.raises(LoadError, match=r"the signature's inputs \['c', 'a'\] do not match the "):
+        open_model(keras.Model([a, b], a - b), signature)
 
 
 def test_outputs_take_the_declared_names_where_their_numbers_agree(open_model: Opener) -> None:
@@ -138,6 +149,41 @@ def test_a_model_is_never_called_as_in_training(open_model: Opener) -> None:
     inputs = Signature((TensorSpec("x", "FP32", (-1, 2)),))
 
     assert open_model(model, inputs).predict(ROWS)["output-0"].tolist() == (ROWS["x"] * 3).tolist()
+
+
+@keras.saving.register_keras_serializable("headrace")
+class Centring(keras.Model):  # type: ignore[misc]
+    """Its answer to a row depends on those beside it."""
+
+    def call(self, given: Any) -> Any:
+        return given - keras.ops.mean(given, axis=0, keepdims=True)
+
+
+def test_a_model_of_whole_batches_is_asked_in_those_of_predict(open_model: Opener) -> None:
+    """They have 32 rows, and so MLflow's answer to more is not that of one call."""
+    rows = np.arange(80, dtype=np.float32).reshape(40, 2) ** 2
+    model = Centring()
+    expected = model.predict(rows, verbose=0)
+    inputs = Signature((TensorSpec("x", "FP32", (-1, 2)),))
+
+    answer = open_model(model, inputs).predict({"x": rows})["output-0"]
+
+    assert answer.tolist() == expected.tolist()
+    assert np.abs(expected - np.asarray(rows - rows.mean(axis=0))).max() > 1
+
+
+def test_a_model_that_is_shown_to_answer_alike_is_called_as_a_function(open_model: Opener) -> None:
+    adapter = open_model(doubling(), Signature((TensorSpec("x", "FP32", (-1, 2)),)))
+
+    assert adapter._is_quick
+
+
+def test_a_model_that_answers_all_rows_alike_is_asked_by_predict(open_model: Opener) -> None:
+    given = keras.Input((2,), name="x")
+    adapter = open_model(keras.Model(given, given * 0.0))
+
+    assert not adapter._is_quick
+    assert adapter.predict(ROWS)["output-0"].tolist() == [[0.0, 0.0]] * 3
 
 
 def test_a_model_that_says_what_predicting_is_is_asked_so(open_model: Opener) -> None:

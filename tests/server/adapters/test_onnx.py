@@ -1,5 +1,6 @@
 """How ONNX graphs are opened, fed and answered."""
 
+import json
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import models
+from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Artifact, LoadError
+from headrace_server.adapters.conforming import conform
 from headrace_server.adapters.onnx import OnnxAdapter
 from headrace_server.adapters.probe import probe
 from headrace_server.adapters.proof import Finding, Verdict
@@ -147,6 +151,78 @@ def test_double_tensors_are_fed_to_float_graphs(open_graph: Opener) -> None:
     assert answer["sum"].dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "held", "lost"),
+    [
+        ("INT64", FLOAT, [2**24, -(2**24)], 2**24 + 1),
+        ("INT64", FLOAT, [0, 1], -(2**63)),
+        ("UINT64", FLOAT, [0, 1], 2**64 - 1),
+        ("INT64", DOUBLE, [2**53, 5], 2**53 + 1),
+        ("INT32", FLOAT, [7, -7], 2**24 + 1),
+        ("INT64", TensorProto.INT32, [2**31 - 1, -(2**31)], 2**31),
+        ("FP64", INT64, [1.0, -2.0], 1.5),
+        ("FP64", INT64, [1.0, -2.0], np.nan),
+        ("FP32", INT64, [1.0, -2.0], np.inf),
+        ("FP32", TensorProto.FLOAT16, [0.5, np.nan], 0.1),
+        ("FP32", TensorProto.FLOAT16, [0.5, 2.0], 1e6),
+        ("INT64", TensorProto.BOOL, [0, 1], 2),
+    ],
+)
+def test_what_the_graphs_type_does_not_hold_is_refused_and_never_changed(
+    source: str, target: int, held: list[Any], lost: Any, open_graph: Opener
+) -> None:
+    """onnxruntime, and so MLflow, refuses all of another type."""
+    graph = build(
+        [helper.make_node("Identity", ["x"], ["y"])], [("x", target, ["n"])], [("y", target, ["n"])]
+    )
+    dtype = DATATYPES[source].dtype
+    adapter = open_graph(graph, Signature((TensorSpec("x", source, (-1,)),)))
+
+    (answer,) = adapter.predict({"x": np.array(held, dtype)}).values()
+    assert answer.astype(dtype).tolist() == pytest.approx(held, nan_ok=True)
+    with pytest.raises(ValueError, match=r"^input 'x' of the graph is \w+, which does not hold"):
+        adapter.predict({"x": np.array([held[0], lost], dtype)})
+
+
+@pytest.mark.parametrize(("source", "target"), [("BYTES", FLOAT), ("FP32", STRING)])
+def test_text_is_no_number_nor_a_number_text(source: str, target: int, open_graph: Opener) -> None:
+    graph = build(
+        [helper.make_node("Identity", ["x"], ["y"])], [("x", target, ["n"])], [("y", target, ["n"])]
+    )
+
+    with pytest.raises(
+        LoadError, match=r"^input 'x' of the graph is \w+, and the signature's \w+$"
+    ):
+        open_graph(graph, Signature((TensorSpec("x", source, (-1,)),)))
+
+
+def test_columns_of_several_datatypes_are_rounded_as_mlflow_rounds_them(
+    open_graph: Opener,
+) -> None:
+    """A DataFrame makes FP64 of integers beside floats, and FP32 of that."""
+    graph = build(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", FLOAT, ["n", 2])],
+        [("y", FLOAT, ["n", 2])],
+    )
+    kinds = (TensorSpec("a", "INT64", (-1,), "long"), TensorSpec("b", "FP64", (-1,), "double"))
+    rows: models.Tensors = {"a": np.array([2**60 + 2**36 + 1]), "b": np.array([0.1])}
+
+    (answer,) = open_graph(graph, Signature(kinds)).predict(rows).values()
+
+    twice = pd.DataFrame(rows).to_numpy().astype(np.float32)
+    assert answer.tolist() == twice.tolist()
+    assert answer[0, 0] != rows["a"].astype(np.float32)[0]
+
+
+def test_a_name_that_the_graph_has_for_another_input_is_an_error_of_loading(
+    open_graph: Opener,
+) -> None:
+    """By position "a" would be fed to "b"."""
+    with pytest.raises(LoadError, match=r"^the signature's inputs \['c', 'a'\] do not match the"):
+        open_graph(added(), Signature(specs("c", "a")))
+
+
 def test_misaligned_memory_is_read_right(open_graph: Opener) -> None:
     raw = np.zeros(ONE.nbytes + 1, np.uint8)
     raw[1:] = ONE.view(np.uint8).ravel()
@@ -169,15 +245,24 @@ def test_strings_go_in_and_come_out(open_graph: Opener) -> None:
     assert flat(adapter.predict({"x": np.array(["å", "b"], object)})) == {"y": ["å", "b"]}
 
 
-def test_probabilities_in_dicts_become_a_matrix(open_graph: Opener) -> None:
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        ({"classlabels_int64s": [3, 8]}, INT64, ("3", "8")),
+        ({"classlabels_strings": ["no", "yes"]}, STRING, ("no", "yes")),
+    ],
+)
+def test_probabilities_in_dicts_keep_their_labels(
+    open_graph: Opener, labels: dict[str, Any], kind: int, names: tuple[str, str]
+) -> None:
     """skl2onnx puts a ZipMap behind every classifier unless it is told not to."""
     graph = build(
-        [helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[3, 8])],
+        [helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", **labels)],
         [("x", FLOAT, ["n", 2])],
         [],
     )
     tensor = helper.make_tensor_type_proto(FLOAT, [])
-    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(INT64, tensor))
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(kind, tensor))
     graph.graph.output.append(helper.make_value_info("p", rows))
     adapter = open_graph(graph)
 
@@ -185,10 +270,14 @@ def test_probabilities_in_dicts_become_a_matrix(open_graph: Opener) -> None:
 
     assert found.finding.verdict is Verdict.BATCHED, found.finding
     assert found.signature == Signature(
-        (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("p", "FP32", (-1, 2)),)
+        (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("p", "BYTES", (-1,), "json"),)
     )
     answer = adapter.predict({"x": np.array([[0.25, 0.75], [1.0, 0.0]], np.float32)})
-    assert answer["p"].tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    texts = conform(answer, {spec.name: spec for spec in found.outputs}).tensors["p"]
+    assert list(map(json.loads, texts)) == [
+        dict(zip(names, (0.25, 0.75), strict=True)),
+        dict(zip(names, (1.0, 0.0), strict=True)),
+    ]
 
 
 def test_a_graph_of_a_fixed_batch_is_not_batchable(open_graph: Opener) -> None:

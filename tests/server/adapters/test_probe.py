@@ -86,7 +86,7 @@ MIXING: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     ),
     "refusing all but some": (
         lambda t: t["x"] if np.isfinite(t["x"]).any() else 1 / 0,
-        "a row with missing numbers is refused alone, but not beside others",
+        "a row with missing values is refused alone, but not beside others",
     ),
 }
 
@@ -349,7 +349,8 @@ def test_inner_axes_of_any_size_are_tried_until_the_model_takes_one() -> None:
     ("declared", "seen", "expected"),
     [
         (TensorSpec("y", "FP32", (-1, -1)), np.float32, TensorSpec("y", "FP32", (-1, -1))),
-        (TensorSpec("y", "FP64", (-1, 4)), np.float32, TensorSpec("y", "FP32", (-1, 4))),
+        (TensorSpec("y", "FP64", (-1, 4)), np.float32, TensorSpec("y", "FP64", (-1, 4))),
+        (TensorSpec("y", "FP32", (-1, 4)), np.float64, TensorSpec("y", "FP64", (-1, 4))),
         (TensorSpec("y", "FP32", (-1,)), np.float32, TensorSpec("y", "FP32", (-1, 4))),
         (TensorSpec("y", "FP32", (-1, 3)), np.float32, TensorSpec("y", "FP32", (-1, 4))),
         (TensorSpec("other", "FP32", (-1, 4)), np.float32, TensorSpec("y", "FP32", (-1, 4))),

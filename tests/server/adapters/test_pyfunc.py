@@ -127,7 +127,7 @@ def test_a_type_hint_of_pydantic_models_gets_them_with_their_defaults() -> None:
     answer = opened("py_orders").predict({"input-0": cells})
 
     expected = by_mlflow("py_orders").predict([json.loads(cell) for cell in cells])
-    assert [json.loads(text) for text in answer["output-0"]] == expected
+    assert answer["output-0"].tolist() == expected
     assert expected[0] == {"line": "1 nut", "n": 1}
 
 
@@ -160,7 +160,7 @@ def test_cells_are_the_python_objects_that_mlflow_makes_of_them() -> None:
     answer = opened("py_kinds").predict(tensors)
 
     expected = by_mlflow("py_kinds").predict(frame_of("py_kinds", tensors))
-    assert [json.loads(text) for text in answer["output-0"]] == expected
+    assert answer["output-0"].tolist() == expected
     assert expected[0]["at"] == "2023-11-14T22:13:20.123456789"
     assert expected[0]["kinds"]["owner"] == "dict"
 
@@ -170,9 +170,9 @@ def test_an_integer_in_a_cell_of_doubles_becomes_a_float() -> None:
     tensors = models.model("py_kinds").rows(1)
     tensors["path"] = np.array(["[2]"], object)
 
-    (text,) = opened("py_kinds").predict(tensors)["output-0"]
+    (told,) = opened("py_kinds").predict(tensors)["output-0"]
 
-    assert '"path": [2.0]' in text
+    assert [type(item) for item in told["path"]] == [float]
 
 
 def test_named_tensors_are_a_dict_of_arrays() -> None:

@@ -5,12 +5,13 @@ import io
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -71,6 +72,12 @@ class Shaped(torch.nn.Module):
                 return [first, second]
             case "dict":
                 return {"b": second, "a": first}
+            case "nested":
+                return {"heads": {"a": first, "b": [second, {"c": x}]}, "x": x}
+            case "lstm":
+                return x, (first, second)
+            case "none":
+                return first, None
             case "bfloat16":
                 return x.bfloat16()
             case "parameter":
@@ -101,6 +108,24 @@ class Keywords(torch.nn.Module):
         ("list", {"output-0": [1.0, 3.0], "output-1": [2.0, 4.0]}),
         ("dict", {"b": [2.0, 4.0], "a": [1.0, 3.0]}),
         ("tensor", {"output-0": [[1.0, 2.0], [3.0, 4.0]]}),
+        (
+            "nested",
+            {
+                "heads.a": [1.0, 3.0],
+                "heads.b.0": [2.0, 4.0],
+                "heads.b.1.c": [[1.0, 2.0], [3.0, 4.0]],
+                "x": [[1.0, 2.0], [3.0, 4.0]],
+            },
+        ),
+        (
+            "lstm",
+            {
+                "output-0": [[1.0, 2.0], [3.0, 4.0]],
+                "output-1.0": [1.0, 3.0],
+                "output-1.1": [2.0, 4.0],
+            },
+        ),
+        ("none", {"output-0": [1.0, 3.0], "output-1": [None, None]}),
     ],
 )
 def test_tensors_tuples_lists_and_dicts_are_named(
@@ -164,6 +189,133 @@ def test_inputs_find_their_parameters_by_name_else_by_position(
     rows: models.Tensors = {name: np.array([values.get(name, 3.0)], np.float32) for name in names}
 
     assert open_module(Keywords(), signature).predict(rows)["output-0"].tolist() == expected
+
+
+class Named(torch.nn.Module):
+    """forward(x: dict): y = 2 a + b."""
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2 * x["a"] + x["b"]
+
+
+class Unannotated(torch.nn.Module):
+    """What it takes only its code tells."""
+
+    def forward(self, x: Any, scale: float = 1.0) -> Any:
+        return scale * (2 * x["a"] + x["b"])
+
+
+class Texts(torch.nn.Module):
+    def forward(self, batch: "Mapping[str, torch.Tensor]") -> torch.Tensor:
+        return 2 * batch["a"] + batch["b"]
+
+
+class Lone(torch.nn.Module):
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2 * x["x"]
+
+
+class Forecast(torch.nn.Module):
+    """As those of pytorch_forecasting are."""
+
+
+class OfForecast(Forecast):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+Forecast.__module__ = "pytorch_forecasting.models"
+
+
+def exported(module: torch.nn.Module) -> torch.export.ExportedProgram:
+    rows = torch.export.Dim("rows")
+    example = {"a": torch.ones(3, 2), "b": torch.ones(3, 2)}
+    axes = ({"a": {0: rows}, "b": {0: rows}},)
+    return torch.export.export(module, (example,), dynamic_shapes=axes)
+
+
+def named(*names: str) -> Signature:
+    return Signature(tuple(TensorSpec(name, "FP32", (-1, 2)) for name in names))
+
+
+AB_ROWS: models.Tensors = {
+    "b": np.array([[1.0, 2.0], [3.0, 4.0]], np.float32),
+    "a": np.array([[10.0, 20.0], [30.0, 40.0]], np.float32),
+}
+AB_ANSWER = [[21.0, 42.0], [63.0, 84.0]]
+
+
+@pytest.mark.parametrize("module", [Named(), Texts()], ids=["annotated", "annotated in quotes"])
+@pytest.mark.parametrize("signature", [None, named("b", "a")], ids=["unsigned", "signed"])
+def test_named_tensors_are_one_dict_to_a_module_that_takes_it(
+    module: Any, signature: Signature | None, open_module: Opener
+) -> None:
+    adapter = open_module(module, signature)
+
+    assert adapter.predict(AB_ROWS)["output-0"].tolist() == AB_ANSWER
+    adapter.close()
+
+
+def test_one_parameter_takes_several_tensors_as_a_dict(open_module: Opener) -> None:
+    given = Signature(named("b", "a").inputs, params=(ParamSpec("scale", "double", 1.0),))
+
+    (answer,) = open_module(Unannotated(), given).predict(AB_ROWS, {"scale": 2.0}).values()
+
+    assert answer.tolist() == (2 * np.array(AB_ANSWER)).tolist()
+
+
+def test_a_dict_may_hold_a_single_tensor(open_module: Opener) -> None:
+    (answer,) = open_module(Lone(), named("x")).predict({"x": AB_ROWS["b"]}).values()
+
+    assert answer.tolist() == [[2.0, 4.0], [6.0, 8.0]]
+
+
+@pytest.mark.parametrize("module", [Named(), Unannotated()], ids=["annotated", "unannotated"])
+def test_a_program_that_was_exported_with_a_dict_gets_one(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    torch.export.save(exported(module), tmp_path / "data" / "model.pt2")
+    artifact = Artifact(tmp_path, {"model_data": "data"}, {}, named("b", "a"))
+
+    adapter = PytorchAdapter(artifact, open_device("cpu"))
+
+    assert adapter.predict(AB_ROWS)["output-0"].tolist() == AB_ANSWER
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_tells_that_it_takes_a_dict(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Named()), tmp_path / "model.pth")
+    artifact = Artifact(tmp_path, {"model_data": "model.pth"}, {}, named("b", "a"))
+
+    adapter = PytorchAdapter(artifact, open_device("cpu"))
+
+    assert adapter.predict(AB_ROWS)["output-0"].tolist() == AB_ANSWER
+
+
+def test_a_name_that_forward_has_for_another_tensor_is_refused(open_module: Opener) -> None:
+    """By position "scale" would be x."""
+    signature = Signature(tuple(TensorSpec(name, "FP32", (-1,)) for name in ("scale", "y")))
+    rows: models.Tensors = {"scale": np.ones(1, np.float32), "y": np.ones(1, np.float32)}
+
+    with pytest.raises(LoadError, match=r"^the inputs \['scale', 'y'\] are not the parameters "):
+        open_module(Keywords(), signature)
+    with pytest.raises(ValueError, match=r"^the inputs \['scale', 'y'\] are not the parameters "):
+        open_module(Keywords(), None).predict(rows)
+
+
+def test_a_table_is_rounded_to_float32_as_mlflow_rounds_it(open_module: Opener) -> None:
+    """Each column by itself, an integer beside floats too."""
+    kinds = (TensorSpec("a", "INT64", (-1,), "long"), TensorSpec("b", "FP64", (-1,), "double"))
+    rows: models.Tensors = {"a": np.array([2**60 + 2**36 + 1]), "b": np.array([0.1])}
+
+    (answer,) = open_module(Shaped("tensor"), Signature(kinds)).predict(rows).values()
+
+    assert answer.tolist() == pd.DataFrame(rows).to_numpy(dtype=np.float32).tolist()
+
+
+def test_models_of_pytorch_forecasting_are_refused(open_module: Opener) -> None:
+    """MLflow asks them by a method of their own, with a DataFrame."""
+    with pytest.raises(LoadError, match=r"^models of pytorch_forecasting are not served$"):
+        open_module(OfForecast())
 
 
 def test_parameters_are_keyword_arguments_as_with_mlflow(open_module: Opener) -> None:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,33 @@ def test_a_parameter_of_the_signature_is_an_option_of_encode() -> None:
     lengths = np.linalg.norm(plain, axis=1, keepdims=True)
     assert not np.allclose(lengths, 1.0)
     np.testing.assert_allclose(plain / lengths, unit, rtol=1e-4, atol=1e-6)
+
+
+def test_more_texts_than_encode_takes_at_once_run_together_where_that_is_shown_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many: models.Tensors = {"input-0": np.array(["a day", "the cat sat on a mat"] * 20, object)}
+    sizes: list[int] = []
+    model = opened("st_mean")._model
+    encode = type(model).forward
+
+    def counted(self: Any, features: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(features["input_ids"]))
+        found = encode(self, features, *args, **kwargs)
+        if is_blurred:
+            found["sentence_embedding"] = found["sentence_embedding"] + len(features["input_ids"])
+        return found
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    is_blurred = False
+    opened("st_mean").predict(many)
+    assert sizes == [40]
+
+    is_blurred = True
+    adapter = SentenceTransformersAdapter(models.model("st_mean").artifact, open_device("cpu"))
+    sizes.clear()
+    adapter.predict(many)
+    assert sizes == [32, 8]
 
 
 def test_no_progress_bar_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature na
 
 Opener = Callable[..., SklearnAdapter]
 
+DATATYPES = {"double": "FP64", "float": "FP32", "boolean": "BOOL", "integer": "INT32"}
+DTYPES = {
+    "double": "float64",
+    "float": "float32",
+    "boolean": "bool",
+    "integer": "int32",
+    "long": "int64",
+}
+
 
 @pytest.fixture(name="open_estimator")
 def _open_estimator(tmp_path: Path) -> Opener:
@@ -45,10 +54,9 @@ def _open_estimator(tmp_path: Path) -> Opener:
 
 
 def columns(**kinds: str) -> Signature:
-    datatypes = {"double": "FP64", "long": "INT64", "float": "FP32", "boolean": "BOOL"}
     return Signature(
         tuple(
-            TensorSpec(name, datatypes.get(kind, "INT64"), (-1,), kind)
+            TensorSpec(name, DATATYPES.get(kind, "INT64"), (-1,), kind)
             for name, kind in kinds.items()
         )
     )
@@ -84,6 +92,19 @@ class Echo(BaseEstimator):  # type: ignore[misc]
                     raise ValueError("all values must be above 100")
                 return values.sum(axis=1)
         return np.asarray(given)
+
+
+class Reordering(BaseEstimator):  # type: ignore[misc]
+    """Finds its columns by name in a frame, whatever their order; by position in a matrix."""
+
+    def fit(self) -> "Reordering":
+        self.feature_names_in_ = np.array(["a", "b"], object)
+        return self
+
+    def predict(self, given: Any) -> Any:
+        if hasattr(given, "columns"):
+            given = given[["a", "b"]]
+        return np.asarray(given) @ [-1.0, 2.0]
 
 
 TWO_ROWS: Tensors = {"a": np.array([1.0, 2.0]), "b": np.array([10.0, 30.0])}
@@ -137,6 +158,79 @@ def test_the_input_example_can_prove_what_made_up_rows_cannot(open_estimator: Op
     assert adapter.predict(example)["output-0"].tolist() == [203.0]
 
 
+def test_large_integers_beside_floats_are_no_floats(open_estimator: Opener) -> None:
+    """The ids of an encoder: as floats, 2^53 and 2^53 + 1 would be one."""
+    ids = 2**53 + np.arange(4)
+    frame = pd.DataFrame({"id": np.tile(ids, 10), "x": np.zeros(40)})
+    encoder = OneHotEncoder(handle_unknown="ignore")
+    model = make_pipeline(encoder, LogisticRegression(C=100)).fit(frame, frame["id"] % 2)
+    example = {"id": np.array([1, 2, 3, 4]), "x": np.zeros(4)}
+    rows: Tensors = {"id": ids, "x": np.zeros(4)}
+
+    for known in (None, example):
+        adapter = open_estimator(model, columns(id="long", x="double"), example=known)
+        (answer,) = adapter.predict(rows).values()
+        assert answer.tolist() == model.predict(pd.DataFrame(rows)).tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"a": "long", "b": "double"},
+        {"a": "float", "b": "double"},
+        {"a": "boolean", "b": "long"},
+        {"a": "integer", "b": "long"},
+    ],
+)
+def test_columns_of_several_datatypes_go_in_as_a_frame_that_keeps_them_apart(
+    kinds: dict[str, str], open_estimator: Opener
+) -> None:
+    fitted = LinearRegression().fit(pd.DataFrame(TWO_ROWS), [1.0, 2.0])
+
+    staged = open_estimator(fitted, columns(**kinds)).stage(
+        {name: np.ones(2, DTYPES[kind]) for name, kind in kinds.items()}
+    )
+
+    assert [str(dtype) for dtype in staged.dtypes] == [DTYPES[kind] for kind in kinds.values()]
+
+
+def test_without_a_signature_columns_of_several_datatypes_are_kept_apart_too(
+    open_estimator: Opener,
+) -> None:
+    ids = 2**53 + np.arange(4)
+    encoder = OneHotEncoder(sparse_output=False).fit(np.stack([ids, ids % 1], axis=1))
+    rows: Tensors = {"id": ids, "x": np.zeros(4)}
+
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        (answer,) = open_estimator(encoder, method="transform").predict(rows).values()
+
+    assert answer[:, :4].tolist() == np.eye(4).tolist()
+
+
+def test_columns_in_another_order_than_the_models_are_refused_as_by_mlflow(
+    open_estimator: Opener,
+) -> None:
+    fitted = LinearRegression().fit(pd.DataFrame(TWO_ROWS), [1.0, 2.0])
+    swapped = {"b": TWO_ROWS["b"], "a": TWO_ROWS["a"]}
+
+    with pytest.raises(ValueError, match="must be in the same order as they were in fit"):
+        open_estimator(fitted, columns(b="double", a="double")).predict(swapped)
+
+
+def test_a_model_of_names_that_takes_any_order_gets_its_frame(open_estimator: Opener) -> None:
+    adapter = open_estimator(Reordering().fit(), columns(b="double", a="double"))
+    swapped = {"b": TWO_ROWS["b"], "a": TWO_ROWS["a"]}
+
+    assert adapter.predict(swapped)["output-0"].tolist() == [19.0, 58.0]
+
+
+def test_a_model_that_answers_all_rows_alike_gets_its_frame(open_estimator: Opener) -> None:
+    """Nothing was shown of a matrix."""
+    fitted = LinearRegression().fit(pd.DataFrame(TWO_ROWS), [1.0, 1.0])
+
+    assert isinstance(open_estimator(fitted, A_B).stage(TWO_ROWS), pd.DataFrame)
+
+
 @pytest.mark.parametrize(
     ("kinds", "dtype"),
     [
@@ -151,8 +245,7 @@ def test_the_input_example_can_prove_what_made_up_rows_cannot(open_estimator: Op
 def test_mixed_columns_meet_in_the_type_that_pandas_gives_them(
     kinds: dict[str, str], dtype: str, open_estimator: Opener
 ) -> None:
-    dtypes = {"long": "int64", "float": "float32", "double": "float64", "boolean": "bool"}
-    rows: Tensors = {name: np.ones(2, dtypes[kind]) for name, kind in kinds.items()}
+    rows: Tensors = {name: np.ones(2, DTYPES[kind]) for name, kind in kinds.items()}
 
     answer = open_estimator(Echo("dtype"), columns(**kinds)).predict(rows)
 

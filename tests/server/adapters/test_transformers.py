@@ -63,6 +63,40 @@ def test_a_generation_does_not_depend_on_longer_texts_beside_it() -> None:
     assert beside == alone
 
 
+@pytest.mark.parametrize("name", ["hf_classifier", "hf_pairs", "hf_filler", "hf_tagger"])
+def test_texts_are_padded_where_that_is_shown_to_change_nothing(name: str) -> None:
+    assert opened(name)._is_padded
+
+
+@pytest.mark.parametrize("name", ["hf_classifier", "hf_filler", "hf_tagger"])
+def test_a_model_that_sees_its_padding_is_asked_text_by_text(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MLflow asks it: what is long beside it does not matter to a text."""
+    import torch
+
+    recipe = models.model(name)
+    adapter = opened(name)
+    module = adapter._pipeline.model
+    forward = type(module).forward
+
+    def blind(self: Any, *args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        mask = None if attention_mask is None else torch.ones_like(attention_mask)
+        return forward(self, *args, attention_mask=mask, **kwargs)
+
+    monkeypatch.setattr(type(module), "forward", blind)
+    adapter = TransformersAdapter(recipe.artifact, open_device("cpu"))
+    tensors = recipe.rows(4)
+
+    answer = adapter.predict(tensors)
+
+    assert not adapter._is_padded
+    for row in range(4):
+        alone = adapter.predict({key: array[row : row + 1] for key, array in tensors.items()})
+        for key, array in answer.items():
+            assert array[row : row + 1].tolist() == pytest.approx(alone[key].tolist())
+
+
 def test_an_option_of_the_pipeline_in_a_models_config_holds_for_every_request() -> None:
     """MLflow's model_config: all labels, one column per place."""
     artifact = models.model("hf_classifier").artifact
@@ -73,7 +107,7 @@ def test_an_option_of_the_pipeline_in_a_models_config_holds_for_every_request() 
 
     best = opened("hf_classifier").predict(texts("a good day", "bad cats"))
     assert list(answer) == ["0", "1", "2"]
-    first = [json.loads(cell) for cell in answer["0"]]
+    first = answer["0"].tolist()
     assert [cell["label"] for cell in first] == best["label"].tolist()
     assert [cell["score"] for cell in first] == pytest.approx(best["score"].tolist())
 

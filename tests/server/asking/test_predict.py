@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import oip_double
-from headrace.signature import TensorSpec
+from headrace.signature import Signature, TensorSpec
 from headrace_client import ModelMetadata
+from headrace_client.testing import FakeServer
 from headrace_server.asking.connecting import Connection
 from headrace_server.asking.predict import predict
 from headrace_server.asking.rowfiles import READERS
@@ -59,6 +60,24 @@ def double() -> Iterator[Double]:
         "number": ServedModel((TensorSpec("x", "FP64", (-1,)),), echo),
         "whole": ServedModel(
             (TensorSpec("x", "FP64", (-1,)),), lambda tensors: {"mean": np.zeros(1)}
+        ),
+        "centring": ServedModel(
+            (TensorSpec("x", "FP64", (-1,)),),
+            lambda tensors: {"y": tensors["x"] - tensors["x"].mean()},
+            batching="whole",
+        ),
+        "series": ServedModel(
+            (TensorSpec("start", "INT64", (-1,)), TensorSpec("end", "INT64", (-1,))),
+            lambda tensors: {"y": np.arange(tensors["start"][0], tensors["end"][0] + 1.0)},
+            batching="unproven",
+        ),
+        "scaled": ServedModel(
+            (TensorSpec("x", "FP64", (-1,)), TensorSpec("k", "FP64", ())),
+            lambda tensors: {"y": tensors["x"] * tensors["k"], "k": tensors["k"]},
+        ),
+        "product": ServedModel(
+            (TensorSpec("a", "FP64", (-1, 2)), TensorSpec("b", "FP64", (2, -1))),
+            lambda tensors: {"y": tensors["a"] @ tensors["b"]},
         ),
         "wide": ServedModel(
             (TensorSpec("x", "FP32", (-1, 1000, 100)),),
@@ -212,6 +231,137 @@ def test_an_empty_cell_is_empty_text_but_no_integer(ask: Any) -> None:
         ask("types", "rows.csv", head + "a,1,1,,1,1,1\n")
 
 
+LACKING = Signature(
+    (
+        TensorSpec("name", "BYTES", (-1,), "string"),
+        TensorSpec("note", "BYTES", (-1,), "string", optional=True),
+        TensorSpec("is_new", "BOOL", (-1,), "boolean"),
+        TensorSpec("at", "INT64", (-1,), "datetime", optional=True),
+        TensorSpec("size", "FP64", (-1,), "double"),
+        TensorSpec("path", "BYTES", (-1,), "json", optional=True, schema='{"type": "any"}'),
+        TensorSpec("rank", "INT64", (-1,), "long", optional=True),
+    ),
+    (TensorSpec("y", "INT64", (-1,), "long"),),
+)
+LACKING_FULL = {
+    "name": "a",
+    "note": "x",
+    "is_new": True,
+    "at": "2024-01-02T00:00:00",
+    "size": 1.5,
+    "path": [1],
+}
+LACKING_NONE = dict.fromkeys(LACKING_FULL)
+
+
+@pytest.fixture(name="lacking")
+def _lacking(tmp_path: Path) -> Iterator[Any]:
+    """Predict the rows of a file; what the model saw."""
+
+    def answer(inputs: Mapping[str, Any]) -> Any:
+        return np.zeros(len(next(iter(inputs.values()))), np.int64)
+
+    with FakeServer() as server:
+        server.serve("lacking", LACKING, answer)
+
+        def run(name: str, content: str | bytes, output: str = "json") -> Any:
+            path = tmp_path / name
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            out = io.StringIO()
+            there = Connection(server=server.target)
+            predict("lacking", str(path), connection=there, output=output, out=out)
+            if output == "table":
+                return out.getvalue()
+            seen = [{k: v.tolist() for k, v in one.inputs.items()} for one in server.asked]
+            return {name: [cell for one in seen for cell in one[name]] for name in seen[0]}
+
+        yield run
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "columns", "jsonl", "parquet"])
+def test_values_may_be_missing_in_every_format(lacking: Any, form: str) -> None:
+    rows = [LACKING_FULL, LACKING_NONE]
+    columns = {name: [LACKING_FULL[name], None] for name in LACKING_FULL}
+    content = {
+        "csv": "name,note,is_new,at,size,path\na,x,1,2024-01-02,1.5,[1]\n,,,,,\n",
+        "json": json.dumps(rows),
+        "columns": json.dumps(columns),
+        "jsonl": "\n".join(map(json.dumps, rows)),
+        "parquet": parquet({**columns, "at": [datetime(2024, 1, 2), None]}),  # noqa: DTZ001
+    }[form]
+
+    seen = lacking(f"rows.{ {'columns': 'json'}.get(form, form) }", content)
+
+    expected = {name: [LACKING_FULL[name], None] for name in LACKING_FULL}
+    # In CSV text that must be given is empty where its cell is.
+    expected["name"][1] = "" if form == "csv" else None
+    expected["at"] = [1_704_153_600_000_000_000, None]
+    expected["size"] = [1.5, math.nan]
+    np.testing.assert_equal(seen, expected)
+
+
+@pytest.mark.parametrize("value", [None, True, 5, 0.5, "x", [None], {"a": None}])
+def test_json_of_a_file_is_what_the_model_gets(lacking: Any, value: Any) -> None:
+    rows = [{"name": "a", "is_new": True, "size": 1, "path": path} for path in ([1], value)]
+
+    assert lacking("rows.json", json.dumps(rows))["path"] == [[1], value]
+
+
+def test_a_null_is_nothing_in_a_table(lacking: Any) -> None:
+    table = lacking("rows.csv", "name,note,is_new,size\na,,,2\nb,,1,3\n", "table")
+
+    assert "None" not in table
+    assert "--" not in table
+    assert re.search(r"a\W+2\W+0", table)
+
+
+def test_optional_columns_need_not_be_in_the_file(lacking: Any) -> None:
+    contents = {
+        "rows.csv": "size,is_new,name\n1,0,a\n",
+        "rows.json": '[{"size": 1, "is_new": false, "name": "a"}]',
+        "rows.jsonl": '{"size": 1, "is_new": false, "name": "a"}',
+        "rows.parquet": parquet({"size": [1.0], "is_new": [False], "name": ["a"]}),
+    }
+    for number, (name, content) in enumerate(contents.items(), 1):
+        seen = lacking(name, content)
+        assert seen == {"name": ["a"] * number, "is_new": [False] * number, "size": [1.0] * number}
+    with pytest.raises(UsageError, match="the file has no column 'is_new'"):
+        lacking("rows.csv", "size,name\n1,a\n")
+
+
+def test_an_optional_name_that_a_record_lacks_is_missing_there(lacking: Any) -> None:
+    must = {"name": "a", "is_new": True, "size": 1.0}
+    with_note, without = {**must, "note": "x"}, must
+
+    assert lacking("rows.json", json.dumps([without, with_note]))["note"] == [None, "x"]
+    lines = "\n".join(map(json.dumps, [with_note, without]))
+    assert lacking("rows.jsonl", lines)["note"] == [None, "x", "x", None]
+    lines = "\n".join(map(json.dumps, [without, with_note]))
+    with pytest.raises(UsageError, match="row 2 has 'note', which the first row has not"):
+        lacking("rows.jsonl", lines)
+    with pytest.raises(UsageError, match="row 2 has no 'size'"):
+        lacking("rows.json", json.dumps([with_note, {"name": "a", "is_new": True}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", "name,is_new,size,rank\na,1,1,1\nb,1,1,\n"),
+        (
+            "rows.json",
+            '{"name": ["a", "b"], "is_new": [true, true], "size": [1, 2], "rank": [1, null]}',
+        ),
+    ],
+)
+def test_integers_that_are_missing_are_refused_by_row(
+    lacking: Any, name: str, content: str
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"row 2, column 'rank': the (cell is empty|value is null)"
+    ):
+        lacking(name, content)
+
+
 def test_parquet_columns_keep_their_types(ask: Any) -> None:
     instant = datetime(2024, 1, 2, tzinfo=UTC)
     content = parquet(
@@ -321,6 +471,43 @@ def test_large_rows_travel_in_smaller_requests(ask: Any, double: Double) -> None
 def test_a_model_frozen_at_some_rows_is_asked_with_as_many(ask: Any, double: Double) -> None:
     assert len(json.loads(ask("frozen", "rows.npy", npy(np.arange(6.0))))) == 6
     assert [request.inputs[0].shape[0] for request in double.infer_requests] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("output", ["csv", "json", "table"])
+def test_a_model_that_does_not_answer_row_by_row_gets_the_whole_file(
+    ask: Any, double: Double, output: str
+) -> None:
+    ask("centring", "rows.csv", "x\n" + "1\n" * 1000 + "1001\n", output=output)
+
+    assert [request.inputs[0].shape[0] for request in double.infer_requests] == [1001]
+
+
+def test_an_answer_of_other_rows_than_the_file_is_printed_with_its_own(ask: Any) -> None:
+    content = "start,end\n3,5\n"
+
+    assert json.loads(ask("series", "rows.csv", content)) == [{"y": 3.0}, {"y": 4.0}, {"y": 5.0}]
+    assert ask("series", "rows.csv", content, output="csv") == "y\n3.0\n4.0\n5.0\n"
+    table = ask("series", "rows.csv", content, output="table")
+    assert "start" not in table
+    assert [f" {row} " in table for row in (3, 4, 5)] == [True] * 3
+
+
+def test_inputs_without_rows_stand_beside_those_with_rows(ask: Any, double: Double) -> None:
+    content = json.dumps({"x": [1.0, 2.0], "k": 3})
+
+    assert json.loads(ask("scaled", "rows.json", content)) == [{"y": [3.0, 6.0], "k": 3.0}]
+    assert [list(one.shape) for one in double.infer_requests[0].inputs] == [[2], []]
+    for output in ("csv", "table"):
+        with pytest.raises(UsageError, match=r"no common rows \(y \[2\], k \[\]\): use --output j"):
+            ask("scaled", "rows.json", content, output=output)
+
+
+def test_an_input_whose_first_axis_is_fixed_counts_no_rows(ask: Any, double: Double) -> None:
+    content = json.dumps({"a": [[1, 2], [3, 4], [5, 6]], "b": [[1, 0, 1, 0], [0, 1, 0, 1]]})
+
+    answer = json.loads(ask("product", "rows.json", content))
+
+    assert [row["y"] for row in answer] == [[1, 2, 1, 2], [3, 4, 3, 4], [5, 6, 5, 6]]
 
 
 def test_csv_output_has_a_column_per_element(ask: Any) -> None:

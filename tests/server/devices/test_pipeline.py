@@ -18,6 +18,7 @@ from headrace.datatypes import DATATYPES
 from headrace.signature import Signature, TensorSpec
 from headrace_server.adapters import Adapter, Artifact
 from headrace_server.adapters.base import NO_PARAMS, Params, Tensors
+from headrace_server.adapters.conforming import Form
 from headrace_server.batchframes import DoneFrame, RunFrame, TensorRef
 from headrace_server.childlog import VARIABLE
 from headrace_server.devices.pipeline import Batch, Pipeline
@@ -176,6 +177,7 @@ def serve(
         number=1,
         name="doubler",
         signature=SIGNATURE,
+        form=Form(()),
     ).run(daemon)
 
 

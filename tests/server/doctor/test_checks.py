@@ -356,6 +356,28 @@ def test_ports_that_cannot_be_had_are_problems(setup: Setup, name: str, text: st
     assert found.remedy
 
 
+def test_a_unix_socket_is_looked_at_instead_of_the_port(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    setup = Setup(host=f"unix:{path}", port=9, metrics_port=9)
+
+    findings = {each.name: each for each in check_network(setup)}
+    assert set(findings) == {"transport", "socket", "metrics port"}
+    assert "pygrpc-native" in findings["transport"].text
+    assert findings["socket"].status is Status.OK
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        left = named(check_network(setup), "socket")
+        server.listen()
+        taken = named(check_network(setup), "socket")
+    long = named(check_network(Setup(host=f"unix:{tmp_path}/{'x' * 107}")), "socket")
+
+    assert (left.status, left.text.rpartition(":")[2]) == (Status.OK, " it is made anew")
+    assert (taken.status, long.status) == (Status.PROBLEM, Status.PROBLEM)
+    assert taken.text.endswith("another server listens on it")
+    assert "107 at most" in long.text
+    assert path.exists(), "the doctor changes nothing"
+
+
 # Security.
 
 

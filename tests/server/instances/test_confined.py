@@ -59,7 +59,7 @@ def house(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     models.mkdir()
     (tmp_path / "secret").write_text("secret")
     confinement = Confinement(str(models), variables=("MINE",), runs_code=True)
-    house = House(models, confinement=confinement)
+    house = House(models, confinement=confinement, trial=True)
     house.shelf.put(
         "models:/prober/1", "1", prober(tmp_path / "secret", models / "1" / "model.pkl")
     )

@@ -204,6 +204,7 @@ class Plant:
         self.shelf.put(name, model or scripted(self.directory), signature)
         wanted = Wanted(name, name, Resolved(name, "1", name, ""))
         announced = self.repository.announce(wanted)
+        assert announced is not None, "a name is loaded once"
         self.repository.load(announced, name)
         return announced
 

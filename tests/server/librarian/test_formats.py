@@ -360,9 +360,12 @@ def test_weights_are_not_pickled(tmp_path: Path) -> None:
 
 
 def test_every_reader_of_an_archive_must_see_the_same(tmp_path: Path) -> None:
-    for index, how in enumerate(
-        ({"compression": zipfile.ZIP_DEFLATED}, {"tail": b"x"}, {"more": {"MODEL/VERSION": b""}})
-    ):
+    ways: tuple[dict[str, Any], ...] = (
+        {"compression": zipfile.ZIP_DEFLATED},
+        {"tail": b"x"},
+        {"more": {"MODEL/VERSION": b""}},
+    )
+    for index, how in enumerate(ways):
         (tmp_path / str(index)).mkdir()
         assert told(program(tmp_path / str(index), **how), "pytorch", PT2)
     file = tmp_path / "0" / "data" / "model.pt2"

@@ -1,9 +1,5 @@
 """Registry: all questions, also of a tracking server that is not here."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from headrace_server.errors import (
 from headrace_server.librarian.registry import Registry
 from headrace_server.librarian.resolving import Resolved
 from headrace_server.librarian.safety import Rules
+from tracking import tracking_server
 
 from .conftest import Store, log_classifier
 
@@ -30,38 +27,9 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(store: Store, tmp_path: Path) -> Iterator[str]:
     """An MLflow server on a copy of the store, which hands out artifacts itself."""
-    (tmp_path / "registry.db").write_bytes(Path(store.uri.removeprefix("sqlite:///")).read_bytes())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path}/registry.db"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )
-    assert process.stdout is not None
-    try:
-        # In whatever order: one is said before it listens.
-        awaited = {"Application startup complete", "Uvicorn running on"}
-        for line in iter(process.stdout.readline, ""):
-            awaited = {sentence for sentence in awaited if sentence not in line}
-            if not awaited:
-                break
-        assert not awaited, "it did not start"
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        # Its worker is a child of its own, in the session that we gave it.
-        os.killpg(process.pid, 9)
-        process.wait(10)
-        process.stdout.close()
+    (tmp_path / "mlflow.db").write_bytes(Path(store.uri.removeprefix("sqlite:///")).read_bytes())
+    with tracking_server(tmp_path) as running:
+        yield running.uri
 
 
 @pytest.mark.slow

@@ -633,6 +633,57 @@ def test_a_broken_connection_does_not_disturb_the_others(ends: str) -> None:
         assert house.running() == [[next_one]]
 
 
+# Answers of which some rows cannot be carried.
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_a_refused_row_is_told_to_its_caller_alone_and_nothing_runs_again(
+    is_deterministic: bool,
+) -> None:
+    house = House(limits=Limits(rows_max=8), is_deterministic=is_deterministic)
+    first, second, third = burst = [house.request(rows) for rows in (2, 3, 1)]
+    house.submit(*burst)
+
+    house.instances.land(refused={3: "output 'y': expected long (INT64), got null", 4: "other"})
+
+    house.assert_answered(first, third)
+    house.assert_failed(ModelFailed, second)
+    message = str(house.reply.error_of(second))
+    assert message.startswith("OutputsUnlike: output 'y': expected long (INT64), got null (error")
+    assert len(house.instances.dispatched) == 1
+    assert house.instrument.failed["model"] == 1
+    assert (house.instrument.answered, house.instrument.taken_apart) == (2, 0)
+
+
+def test_a_refused_row_of_padding_is_nobodys() -> None:
+    house = House()
+    one = house.submitted(2)
+
+    house.instances.land(refused={2: "padding", 3: "padding"})
+
+    house.assert_answered(one)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_refused_row_of_a_part_fails_the_whole_request_and_its_mates_are_answered(
+    order: tuple[int, int],
+) -> None:
+    house = House(slots=2)
+    large, small = house.request(6), house.request(2)
+    house.submit(large, small)
+    assert house.running() == [[large], [large, small]]
+
+    parts = list(house.instances.running)
+    for index in order:
+        run = parts[index]
+        refused = {1: "output 'y': no"} if index else None
+        house.instances.land(house.instances.running.index(run), refused=refused)
+
+    house.assert_answered(small)
+    house.assert_failed(ModelFailed, large)
+    assert house.instrument.answered == 1
+
+
 # Batches taken apart.
 
 

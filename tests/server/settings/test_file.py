@@ -57,7 +57,8 @@ FILES = {
         "headrace.toml:2: models.iris.slots=17: expected a whole number from 1 to 16"
     ),
     "[server]\nhost = 2020-02-02": (
-        "headrace.toml:2: server.host=2020-02-02: expected an address or a host's name"
+        "headrace.toml:2: server.host=2020-02-02: expected an address, a host's name, or "
+        "unix:PATH without , % ? #"
     ),
     "[server]\nport = \n": "headrace.toml:2: it is no TOML: Invalid value in column 8",
     "[server": "headrace.toml: it is no TOML: ",

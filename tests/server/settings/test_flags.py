@@ -86,7 +86,7 @@ def test_what_was_typed_for_an_unknown_setting_is_not_repeated() -> None:
         ("metrics_port", "x", "--metrics-port=x: expected a whole number from 0 to 65535"),
         ("device", "tpu", "--device=tpu: expected auto, cpu, cuda or cuda:N"),
         ("transport", "http", "--transport=http: expected auto, native or grpcio"),
-        ("host", "", "--host=: expected an address or a host's name"),
+        ("host", "", "--host=: expected an address, a host's name, or unix:PATH without , % ? #"),
     ],
 )
 def test_a_flags_bad_value_is_named_with_its_range(flag: str, text: str, sentence: str) -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from headrace_server.settings.uris import (
     absolute_tracking_uri,
+    anchored,
     default_cache_dir,
     shown_uri,
+    socket_path,
     split_model,
 )
 
@@ -81,3 +83,25 @@ def test_models_are_kept_where_the_desktop_standard_says(
 
     assert default_cache_dir({"XDG_CACHE_HOME": "/c"}) == "/c/headrace"
     assert default_cache_dir({}) == str(tmp_path / ".cache" / "headrace")
+
+
+@pytest.mark.parametrize(
+    ("said", "path"),
+    [
+        ("unix:/run/headrace.sock", "/run/headrace.sock"),
+        ("unix:///run/headrace.sock", "/run/headrace.sock"),
+        ("unix:headrace.sock", "/srv/headrace.sock"),
+        ("unix:~/headrace.sock", f"{Path.home()}/headrace.sock"),
+    ],
+)
+def test_the_path_of_a_unix_socket_is_made_absolute(said: str, path: str) -> None:
+    host = anchored("server", "host", said, "/srv")
+
+    assert host == f"unix:{path}"
+    assert socket_path(host) == path
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "unix"])
+def test_any_other_host_is_left_as_it_was_given(host: str) -> None:
+    assert anchored("server", "host", host, "/srv") == host
+    assert socket_path(host) == ""

@@ -119,3 +119,35 @@ def test_a_refusal_is_bounded(text: str) -> None:
 @given(st.one_of(st.text(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.lists(st.text())))
 def test_a_value_is_written_as_toml_reads_it(value: Any) -> None:
     assert tomllib.loads(f"x = {toml_value(value)}")["x"] == value
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "unix:",
+        "unix:/",
+        "unix:/run/",
+        "unix://run/x",
+        "unix:/run/a,b",
+        "unix:/run/%41",
+        "unix:/run/a?b",
+        "unix:/run/a#b",
+        "unix:/run/a\nb",
+        "unix-abstract:headrace",
+    ],
+)
+def test_a_unix_socket_that_no_client_could_name_is_refused(host: str) -> None:
+    assert not is_good("server", "host", host)
+
+
+@pytest.mark.parametrize("host", ["unix:/run/x", "unix:x", "unix:///run/x", "::1", "unix.example"])
+def test_a_host_is_an_address_a_name_or_a_unix_socket(host: str) -> None:
+    assert is_good("server", "host", host)
+
+
+@pytest.mark.parametrize(
+    ("mode", "good"),
+    [("0600", True), ("660", True), ("0o660", False), ("0680", False), ("", False)],
+)
+def test_the_mode_of_a_socket_is_octal(mode: str, good: bool) -> None:
+    assert is_good("server", "socket_mode", mode) is good

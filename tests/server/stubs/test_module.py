@@ -82,6 +82,16 @@ SEVERAL = {
     "everything": EVERYTHING,
     "tensors": TENSORS,
     "open": Signature(TENSORS.inputs),
+    "nullable": Signature(
+        (
+            TensorSpec("note", "BYTES", (-1,), "string", optional=True),
+            TensorSpec("name", "BYTES", (-1,), "string"),
+            TensorSpec("is_new", "BOOL", (-1,), "boolean"),
+            TensorSpec("raw", "BYTES", (-1,), "binary"),
+            TensorSpec("word", "BYTES", (-1,), "string", optional=True, no_nulls=True),
+        ),
+        (TensorSpec("y", "FP64", (-1,), "double"),),
+    ),
     "fixed": Signature((TensorSpec("x", "FP32", (2, 3)),), (TensorSpec("y", "FP32", (2, 1)),)),
     "wide": Signature(
         tuple(TensorSpec(f"column {number}", "FP64", (-1,), "double") for number in range(300)),
@@ -238,6 +248,7 @@ import numpy as np
 from typing import assert_type
 from iris_client import IrisClient, AsyncIrisClient, IrisPrediction, IrisPredictions
 from everything_client import EverythingClient
+from nullable_client import NullableClient
 from tensors_client import TensorsClient
 from headrace_client import Client
 
@@ -275,6 +286,17 @@ answer = everything.predict(
     tags=["x"],
 )
 assert_type(answer.owner["id"], int)
+nullable = NullableClient()
+nullable.predict(note="a", name="a", is_new=True, raw=b"")
+nullable.predict(name="a", is_new=True, raw=b"", note=None)
+nullable.predict(name=None, is_new=True, raw=b"")  # wrong
+nullable.predict_batch(
+    note=["a", None], name=[None, "b"], is_new=[True, None], raw=[b"", None]
+)
+texts: list[str] = ["a", "b"]
+nullable.predict_batch(name=texts, is_new=np.ones(2, bool), raw=[b"", b""], note=np.array(texts))
+nullable.predict_batch(name=["a"], is_new=[1.5], raw=[b""])  # wrong
+nullable.predict_batch(name=[b"a"], is_new=[None], raw=[b""])  # wrong
 """
 
 

@@ -58,5 +58,11 @@ def test_comments_say_what_a_field_is() -> None:
     text = proto_of(describe("iris", signature), version="4")
 
     assert "// string. May be left out. Called 'Note (de)' by the model." in text
+    many, one = text.split("message IrisRow")
+    assert "// In which rows 'Note (de)' has no value." in many
+    field = 'bool Note_de_is_null = 200001 [json_name = "Note (de).is_null"];'
+    assert f"repeated {field}" in many
+    assert "// Whether 'Note (de)' has no value." in one
+    assert f"optional {field}" in one
     assert "// UINT8, shape [-1, 4, 4]." in text
     assert "// UINT8, shape [4, 4]." in text

@@ -236,6 +236,84 @@ def test_of_a_single_value_the_last_one_counts() -> None:
     assert typed.tensors(payload, is_row=True)["a"].tolist() == [2.0]
 
 
+LACKING = Signature(
+    (
+        TensorSpec("name", "BYTES", (-1,), "string"),
+        TensorSpec("is_new", "BOOL", (-1,), "boolean", optional=True),
+        TensorSpec("size", "FP64", (-1,), "double"),
+    ),
+    ANSWER,
+)
+
+
+def test_masks_of_missing_values_are_read_beside_and_without_their_columns() -> None:
+    typed = Typed(LACKING)
+    message = typed.request
+    message.size.extend([1.0, 2.0])
+    message.name.extend(["a", ""])
+    message.name_is_null.extend([False, True])
+    message.is_new_is_null.extend([True, True])
+
+    # The second time by what the first has taught.
+    for _ in range(2):
+        _, request = typed.decode(message)
+        told = [(one.name, one.mask_of, one.is_alone) for one in request.key.inputs]
+        assert told == [
+            *(("name", "", False), ("size", "", False)),
+            *(("name.is_null", "name", False), ("is_new.is_null", "is_new", True)),
+        ]
+        assert [bytes(raw) for raw in request.tensors[2:]] == [b"\0\1", b"\1\1"]
+    message.is_new_is_null[0] = False
+    with pytest.raises(InvalidRequest, match="'is_new' is not there, got false in row 0"):
+        typed.decode(message)
+
+
+def test_of_numbers_alone_masks_have_a_layout() -> None:
+    typed = Typed(LACKING)
+    message = typed.request
+    message.size.extend([1.0, 2.0])
+    message.is_new.extend([True, False])
+    message.is_new_is_null.extend([False, True])
+    message.name_is_null.extend([True, True])
+    typed.decode(message)
+    for nulls in ([True, False], [False, False]):
+        message.is_new_is_null[:] = nulls
+        _, request = typed.decode(message)
+        at = [one.name for one in request.key.inputs].index("is_new.is_null")
+        assert list(bytes(request.tensors[at])) == [int(null) for null in nulls]
+
+
+@pytest.mark.parametrize("name", ["", "a"])
+def test_a_row_without_a_value_says_so_in_its_mask(name: str) -> None:
+    typed = Typed(LACKING)
+    row = typed.row
+    row.size = 1.0
+    with pytest.raises(InvalidRequest, match="missing input 'name'"):
+        typed.decode(row, is_row=True)
+    row.name_is_null = True
+    if name:
+        row.name = name
+
+    _, request = typed.decode(row, is_row=True)
+
+    assert request.key.inputs[-1].mask_of == "name"
+    assert request.key.inputs[-1].is_alone == (not name)
+    assert bytes(request.tensors[-1]) == b"\1"
+
+
+def test_the_mask_of_a_column_that_is_gone_is_told_by_its_name() -> None:
+    before = Typed(LACKING)
+    message = before.request
+    message.size.append(1.0)
+    message.is_new_is_null.append(True)
+    typed = Typed(Signature((LACKING.inputs[0], LACKING.inputs[2]), ANSWER))
+    typed.model.fields = before.binding.service.numbers
+    typed.binding = Binding(typed.model, 1 << 20)
+
+    with pytest.raises(InvalidRequest, match="field 200002 was input 'is_new'"):
+        typed.decode(message)
+
+
 def test_a_zero_in_a_row_is_a_value() -> None:
     typed = columns(A, TensorSpec("n", "INT64", (-1,), "long"))
     message = typed.row

@@ -21,7 +21,8 @@ def verdict(machine: str, number: int, *arguments: int, audit: int = 0) -> int:
     data = struct.pack("<IIQ6Q", number, audit or AUDIT[machine], 0, *padded)
     at = held = 0
     while True:
-        kind, if_true, if_false, value = struct.unpack_from("<HBBI", code, at * 8)
+        step: tuple[int, int, int, int] = struct.unpack_from("<HBBI", code, at * 8)
+        kind, if_true, if_false, value = step
         at += 1
         match kind:
             case 0x20:

@@ -1,6 +1,5 @@
 """Binding: the typed service of one loaded model version, from messages to requests and back."""
 
-import json
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from google.protobuf.struct_pb2 import DESCRIPTOR as STRUCT
 from google.protobuf.timestamp_pb2 import DESCRIPTOR as TIMESTAMP
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from headrace.jsontext import write_json
 from headrace.parameters import Given as GivenParameter
 from headrace.signature import Given, Signature
 from headrace.typed import SIGNATURE_KEY, Item, Kind, describe, file_of
@@ -144,7 +144,7 @@ class _Form:
         service = binding.service
         self._model = binding.model
         self._message_bytes_max = message_bytes_max
-        self._items = service.inputs
+        self._items = (*service.inputs, *service.masks)
         self._params = service.params
         self._table = FieldTable(service, is_row=is_row)
         self._readers = [
@@ -153,7 +153,7 @@ class _Form:
                 binding.message_class(item.type) if item.kind is Kind.ARRAY else None,
                 is_row=is_row,
             )
-            for item in service.inputs
+            for item in self._items
         ]
         self._params_class = binding.message_class(service.params_message) if self._params else None
         self._writers = [
@@ -301,11 +301,11 @@ class _Form:
             value = getattr(message, item.field)
             if item.is_list:
                 if len(value):
-                    given[item.name] = json.dumps([_parameter(item, one) for one in value])
+                    given[item.name] = write_json([_parameter(item, one) for one in value])
             elif message.HasField(item.field):
                 one = _parameter(item, value)
                 is_json = item.kind is Kind.VALUE
-                given[item.name] = json.dumps(one) if is_json else one
+                given[item.name] = write_json(one) if is_json else one
         return given
 
     def _encode(self, _request: Request, outputs: Outputs, start: int, stop: int) -> bytes:
@@ -380,6 +380,9 @@ def _parameter(item: Item, value: Any) -> Any:
         # Python reads no more than microseconds.
         return str(np.datetime64(nanoseconds // 1000, "us"))
     if item.kind is Kind.VALUE:
-        return plain(value)
+        try:
+            return plain(value)
+        except ValueError as error:
+            raise InvalidRequest(f"parameter {item.name!r}: {error}") from None
     # The decimal that the caller wrote, not the double nearest to its float.
     return float(str(np.float32(value))) if item.type == "float" else value

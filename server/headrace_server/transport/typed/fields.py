@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from headrace.typed import Item, Kind, TypedService
-from headrace.typed.description import PARAMS_NUMBER
+from headrace.typed.description import MASK_NUMBER, PARAMS_NUMBER
 from headrace.wire import WireError, read_varint
 
 from ...errors import InvalidRequest
@@ -41,19 +41,19 @@ class FieldTable:
 
     Attributes:
         message: Its name.
-        items: The inputs; the slots of `split`, before the one of the parameters.
+        items: The inputs and their masks; the slots of `split`, before the one of the parameters.
     """
 
     def __init__(self, service: TypedService, *, is_row: bool) -> None:
         self.message = service.row if is_row else service.request
-        self.items = service.inputs
+        self.items = (*service.inputs, *service.masks)
         self._retired = {one.number: one.name for one in service.retired_inputs}
         # Tag -> the slot of its item, and the bytes of a value, or _VIEW or _BYTES.
         self._table: dict[int, tuple[int, int]] = {}
-        for slot, item in enumerate(service.inputs):
+        for slot, item in enumerate(self.items):
             for tag, form in _forms(item, is_row=is_row):
                 self._table[tag] = (slot, form)
-        self._table[PARAMS_NUMBER << 3 | _LENGTH_DELIMITED] = (len(service.inputs), _BYTES)
+        self._table[PARAMS_NUMBER << 3 | _LENGTH_DELIMITED] = (len(self.items), _BYTES)
 
     def split(self, payload: bytes) -> list[list[Buffer]]:
         """The pieces of each slot, in the order of the message; the parameters' are the last.
@@ -120,7 +120,7 @@ class FieldTable:
 
     def _unknown(self, tag: int) -> InvalidRequest:
         number = tag >> 3
-        name = self._retired.get(number)
+        name = self._retired.get(number) or self._retired.get(number - MASK_NUMBER)
         if name is not None:
             return InvalidRequest(
                 f"{self.message}: field {number} was input {name!r}, which the model does not have "

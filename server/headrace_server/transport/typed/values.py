@@ -1,9 +1,10 @@
 """Values: what is a message of protobuf's own in a typed service, as our tensors hold it, and back.
 
-Instants are int64 nanoseconds since 1970, and JSON is text.
+Instants are int64 nanoseconds since 1970, and JSON is text. A Value has numbers that are none, for
+which protobuf's own JSON has no word: here they are what they are in JSON, text
+(`headrace.jsontext`).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,12 +12,15 @@ from typing import Any, Final
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from headrace import jsontext
+
 # numpy's NaT, and the Timestamp that stands for it: the first there is, 0001-01-01T00:00:00Z.
 NAT: Final = -(2**63)
 _NAT_SECONDS: Final = -62_135_596_800
 _NS: Final = 1_000_000_000
 # Beyond it a double is no longer one integer.
 _EXACT: Final = 2**53
+_FLOATS: Final = frozenset({"float", "double"})
 
 # A type in MLflow's own JSON.
 Schema = Mapping[str, Any]
@@ -49,18 +53,19 @@ def read_json(piece: bytes, schema: Schema | None = None) -> bytes:
     """The JSON text of an encoded Value, which *schema* describes.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or has a number that is none where no float or double is wanted.
     """
-    return json.dumps(plain(_parsed(Value, piece), schema)).encode()
+    return jsontext.write_json(plain(_parsed(Value, piece), schema)).encode()
 
 
 def write_json(text: bytes) -> bytes:
-    """The encoded Value of a JSON text; of other text, that text itself."""
+    """The encoded Value of a JSON text.
+
+    Raises:
+        ValueError: It is none, or has an integer that no double is.
+    """
     value = Value()
-    try:
-        _fill(value, json.loads(text))
-    except ValueError:
-        value.string_value = text.decode(errors="replace")
+    _fill(value, jsontext.read_json(text))
     return value.SerializeToString()
 
 
@@ -68,10 +73,19 @@ def plain(value: Value, schema: Schema | None = None) -> Any:
     """What JSON would hold; a number without a fraction is an integer.
 
     protobuf keeps no order of names: they come as *schema* has them, then in alphabetical order.
+
+    Raises:
+        ValueError: A number is none, and no float or double by *schema*, so that JSON has no place
+            for it.
     """
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value
+            if not math.isfinite(number):
+                text = jsontext.spelled(number)
+                if (schema or {}).get("type") in _FLOATS:
+                    return text
+                raise ValueError(f"{text} has a place in JSON only as a float or double")
             if not number.is_integer() or abs(number) > _EXACT:
                 return number
             if not number and math.copysign(1.0, number) < 0:
@@ -96,7 +110,7 @@ def plain(value: Value, schema: Schema | None = None) -> Any:
 
 def read_array(message: Any) -> bytes:
     """The JSON text of a message of values, such as DoubleArray."""
-    return json.dumps(None if message.is_null else list(message.values)).encode()
+    return jsontext.write_json(None if message.is_null else list(message.values)).encode()
 
 
 def _told(moment: Timestamp) -> str:
@@ -113,6 +127,8 @@ def _fill(value: Value, given: Any) -> None:
             value.null_value = 0  # type: ignore[assignment]
         case bool():
             value.bool_value = given
+        case int() if abs(given) > _EXACT and int(float(given)) != given:
+            raise ValueError("an integer beyond 2**53, which a Value does not hold")
         case int() | float():
             value.number_value = given
         case str():

@@ -54,7 +54,7 @@ def writer_of(item: Item, *, is_row: bool, is_raw: bool) -> Write:
             return _fields(tag, [write_instant(moment) for moment in moments])
         elements = _elements(item, data, shape[0], is_text=item.type == "string")
         if item.kind is Kind.VALUE:
-            elements = [write_json(bytes(text)) for text in elements]
+            elements = [_value(item, text) for text in elements]
         return _fields(tag, elements)
 
     return write
@@ -136,6 +136,15 @@ def _elements(item: Item, data: Buffer, count: int, *, is_text: bool) -> list[Bu
         )
     whole = bytes(data)
     return [whole[begin + 4 : end] for begin, end in pairwise(offsets)]
+
+
+def _value(item: Item, text: Buffer) -> bytes:
+    try:
+        return write_json(bytes(text))
+    except (ValueError, OverflowError) as error:
+        raise OutputUnlike(
+            f"output {item.name!r}: the model answered {error}: ask by ModelInfer"
+        ) from None
 
 
 def _fields(tag: bytes, values: list[Buffer] | list[bytes]) -> list[Buffer]:
