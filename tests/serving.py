@@ -100,7 +100,8 @@ class Daemon:
                 self._changed.wait_for(
                     lambda: has_news() or self.process.poll() is not None, READY_S_MAX
                 )
-            assert has_news() and self.process.poll() is None, "\n".join(self.lines)
+            assert self.process.poll() is None, "\n".join(self.lines)
+            assert has_news(), "\n".join(self.lines)
 
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
