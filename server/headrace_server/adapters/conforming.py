@@ -89,6 +89,17 @@ class Form:
         self._specs = {spec.name: spec for spec in outputs}
         self._defaults = defaults
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known of the outputs."""
+        return bool(self._specs)
+
+    def learn(self, answers: Sequence[tuple[int, Tensors]]) -> tuple[TensorSpec, ...]:
+        """Settle outputs of which nothing was known by *answers* to so many rows each."""
+        outputs = settle((), answers)
+        self._specs = {spec.name: spec for spec in outputs}
+        return outputs
+
     def conform(
         self, outputs: Tensors, params: Params = NO_PARAMS, wanted: Sequence[str] = ()
     ) -> Conformed:

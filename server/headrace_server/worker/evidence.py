@@ -70,7 +70,11 @@ class _Refuted(Exception):
 
 
 class Evidence:
-    """What traffic shows of one model. Used by the thread of its instance alone."""
+    """What traffic shows of one model. Used by the thread of its instance alone.
+
+    Attributes:
+        answers: Once it has proven the model: to so many rows each, what the model answered.
+    """
 
     def __init__(self, predict: Predict, verdict: Verdict, *, precision: str = "fp32") -> None:
         """Nothing is known but *verdict*.
@@ -80,6 +84,7 @@ class Evidence:
             verdict: What the proof at load said: batched or unproven.
             precision: In what the model computes.
         """
+        self.answers: list[tuple[int, Tensors]] = []
         self._predict = predict
         self._is_proving = verdict is Verdict.UNPROVEN
         self._tolerance = Tolerance(precision)
@@ -149,6 +154,7 @@ class Evidence:
             return Finding(Verdict.WHOLE, str(refuted))
         self._is_proving = False
         count = len(proven.kept)
+        self.answers = [(seen.rows, seen.answer) for seen in proven.kept]
         self._forget()
         return Finding(Verdict.BATCHED, f"{count} requests answered alike alone and together")
 
