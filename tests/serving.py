@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,17 @@ class Daemon:
         return found()[0]
 
     def wait_ready(self) -> None:
-        """Wait until it is ready, as long as its log has news: of many models each takes a while."""
+        """Wait until it is ready, as long as its log has news: many models take their time."""
         while not self.events("ready"):
             seen = len(self.lines)
             with self._changed:
-                self._changed.wait_for(
-                    lambda seen=seen: len(self.lines) > seen or self.process.poll() is not None,
-                    READY_S_MAX,
-                )
-            has_news = len(self.lines) > seen and self.process.poll() is None
-            assert has_news, "\n".join(self.lines)
+                self._changed.wait_for(partial(self._has_news, seen), READY_S_MAX)
+            is_alive = self.process.poll() is None
+            assert is_alive, "\n".join(self.lines)
+            assert len(self.lines) > seen, "\n".join(self.lines)
+
+    def _has_news(self, seen: int) -> bool:
+        return len(self.lines) > seen or self.process.poll() is not None
 
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
