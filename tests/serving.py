@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +88,20 @@ class Daemon:
         return found()[0]
 
     def wait_ready(self) -> None:
-        """Wait until it is ready, as long as its log has news: many models take their time."""
+        """Wait until it is ready, as long as its log has news: many models take a while."""
+        seen = -1
+
+        def has_news() -> bool:
+            return len(self.lines) > seen
+
         while not self.events("ready"):
             seen = len(self.lines)
             with self._changed:
-                self._changed.wait_for(partial(self._has_news, seen), READY_S_MAX)
-            is_alive = self.process.poll() is None
-            assert is_alive, "\n".join(self.lines)
-            assert len(self.lines) > seen, "\n".join(self.lines)
-
-    def _has_news(self, seen: int) -> bool:
-        return len(self.lines) > seen or self.process.poll() is not None
+                self._changed.wait_for(
+                    lambda: has_news() or self.process.poll() is not None, READY_S_MAX
+                )
+            assert self.process.poll() is None, "\n".join(self.lines)
+            assert has_news(), "\n".join(self.lines)
 
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,51 @@ def test_the_only_input_may_be_given_as_its_values_or_by_name() -> None:
     for data in (cells, {"input-0": cells}, [{"input-0": cell} for cell in cells]):
         told = values(only.fill(data))["input-0"]
         assert [json.loads(cell) for cell in told] == cells
+
+
+FLOATS = TensorSpec(
+    "path", "BYTES", (-1,), "json", schema='{"type": "array", "items": {"type": "float"}}'
+)
+FREE = TensorSpec("free", "BYTES", (-1,), "json")
+
+
+def test_nan_and_infinities_are_text_where_the_schema_has_floats() -> None:
+    told = values(form(FLOATS).fill({"path": [[1.5, math.nan, np.float32(math.inf), -math.inf]]}))
+
+    assert [json.loads(cell) for cell in told["path"]] == [[1.5, "NaN", "Infinity", "-Infinity"]]
+    array = values(form(FLOATS).fill({"path": [np.array([math.nan, 1.0])]}))
+    assert array["path"] == [b'["NaN", 1.0]']
+
+
+@pytest.mark.parametrize(
+    ("spec", "cell"),
+    [
+        (FREE, {"p": math.nan}),
+        (FREE, [math.inf]),
+        (FREE, np.array([math.nan])),
+        (FREE, '{"p": NaN}'),
+        (ARRAY, [math.nan]),
+        (OBJECT, {"p": {"q": math.nan}}),
+        (FLOATS, "[Infinity]"),
+    ],
+)
+def test_nan_where_json_has_no_place_for_it_is_refused_with_its_row(
+    spec: TensorSpec, cell: Any
+) -> None:
+    """The model would get a text."""
+    column = np.empty(2, object)
+    column[:] = ["[]" if spec is not OBJECT else "{}", cell]
+
+    with pytest.raises(InputMismatch, match=r"values that JSON has, got .*(NaN|Infinity).*row 1"):
+        form(spec).fill({spec.name: column})
+
+
+@pytest.mark.parametrize("null", [None, math.nan, pd.NA, pd.NaT])
+def test_a_row_without_a_value_is_null_in_json(null: Any) -> None:
+    column = np.empty(1, object)
+    column[0] = null
+
+    assert values(form(FREE).fill({"free": column})) == {"free": [b"null"]}
 
 
 def test_what_json_has_no_word_for_is_refused_with_its_row() -> None:

@@ -16,7 +16,7 @@ from headrace.datatypes import BYTES, DATATYPES, datatype_of
 from headrace.signature import TensorSpec
 
 from .base import Array, LoadError
-from .raw import is_null, nested, raw_array, regular, rows_of, scalar
+from .raw import is_null, is_utf8, nested, raw_array, regular, rows_of, scalar
 from .words import json_of
 
 # What is seen in an output beside numbers.
@@ -38,6 +38,7 @@ class _Seen:
         dtypes: numpy's types of numbers; Python's own integers have none.
         integers: Of these the least and the greatest.
         is_whole: Whether all floats were whole numbers, as integers are that pandas made floats of.
+        is_utf8: Whether all bytes were text in UTF-8, as some frameworks have their texts.
         has_null: Whether a value was missing.
         has_nan: Whether one was NaN, which is a null among values that are no floats.
         sizes: Of rows that were lists or arrays of their own, the shapes.
@@ -48,6 +49,7 @@ class _Seen:
     dtypes: set[np.dtype[Any]] = field(default_factory=set)
     integers: tuple[int, int] | None = None
     is_whole: bool = True
+    is_utf8: bool = True
     has_null: bool = False
     has_nan: bool = False
     sizes: set[tuple[int, ...]] = field(default_factory=set)
@@ -94,6 +96,7 @@ class _Seen:
         datatype_of(array.dtype)
         if kind in "USM":
             self.kinds.add({"U": _TEXT, "S": _BYTES, "M": _INSTANT}[kind])
+            self.is_utf8 &= kind != "S" or all(map(is_utf8, array.ravel().tolist()))
             return
         self.dtypes.add(array.dtype.newbyteorder("="))
         if kind == "f":
@@ -152,6 +155,7 @@ class _Seen:
             self.kinds.add(_TEXT)
         elif isinstance(value, bytes | bytearray | memoryview):
             self.kinds.add(_BYTES)
+            self.is_utf8 &= is_utf8(bytes(value))
         elif isinstance(value, dt.date | np.datetime64):
             self.kinds.add(_INSTANT)
         else:
@@ -161,6 +165,7 @@ class _Seen:
         self.kinds |= other.kinds
         self.dtypes |= other.dtypes
         self.is_whole &= other.is_whole
+        self.is_utf8 &= other.is_utf8
         self.has_null |= other.has_null
         self.has_nan |= other.has_nan
         if other.integers is not None:
@@ -250,6 +255,8 @@ def _fits(declared: TensorSpec, seen: _Seen) -> bool:
     """Whether some of what was seen is of the *declared* type, and nothing of a wider one."""
     if declared.datatype == BYTES.name:
         wanted = {"string": {_TEXT}, "binary": {_BYTES}}.get(declared.kind, {_TEXT, _BYTES})
+        if seen.is_utf8:
+            wanted = wanted | {_BYTES}
         return bool(seen.kinds & wanted)
     if declared.kind == "datetime":
         return _INSTANT in seen.kinds

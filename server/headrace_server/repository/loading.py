@@ -174,7 +174,9 @@ class Loader:
         model.memory_bytes = found["memory_bytes"]
         self._settle(model, fetched, booking)
         self._on_signed(model)
-        self._attach(model, started, key, rows_max=found["rows_max"])
+        self._attach(
+            model, started, key, rows_max=found["rows_max"], rows_proven=found["rows_proven"]
+        )
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
         """Answer what *model* has accepted, then free all that it holds, if anything.
@@ -222,6 +224,7 @@ class Loader:
         key: str,
         *,
         rows_max: int,
+        rows_proven: int,
     ) -> None:
         settings = model.settings
         rows_max = rows_max or settings.batch_rows_max
@@ -235,6 +238,7 @@ class Loader:
             settings.queue_rows_max,
             settings.queue_bytes_max,
             is_whole=not model.is_batched,
+            cut_rows_max=rows_proven,
             levels=_levels(settings),
             predicts=settings.admission == "deadline",
         )

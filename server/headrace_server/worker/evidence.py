@@ -16,7 +16,7 @@ import numpy as np
 from ..adapters.base import Array, Params, Tensors, cause
 from ..adapters.comparing import Tolerance
 from ..adapters.memory import is_out_of_memory
-from ..adapters.proof import Finding, Verdict
+from ..adapters.proof import TRAFFIC_ROWS, Finding, Verdict
 from ..adapters.variety import together
 
 Predict = Callable[[Tensors, Params], Tensors]
@@ -30,7 +30,6 @@ _ALL_BYTES_MAX = 8 << 20
 _REQUESTS_MIN = 8
 _TRIALS_MIN = 8
 _TRIAL_REQUESTS_MAX = 8
-_TRIAL_ROWS_MAX = 64
 # An output that never differs is taken for constant after so many rows.
 _CONSTANT_ROWS = 256
 # Where the model is never idle, a trial may hold it up once in so long (seconds).
@@ -195,7 +194,7 @@ class Evidence:
         first = _row(seen.answer, 0, only=name)
         return any(
             self._tolerance.difference(first, _row(seen.answer, at, only=name))
-            for at in range(1, min(seen.rows, _TRIAL_ROWS_MAX))
+            for at in range(1, min(seen.rows, TRAFFIC_ROWS))
         )
 
     def _differs(self, first: Seen, seen: Seen, name: str) -> bool:
@@ -214,7 +213,7 @@ class Evidence:
         chosen: list[Seen] = []
         rows = 0
         for seen in order[:_TRIAL_REQUESTS_MAX]:
-            if len(chosen) >= 2 and rows + seen.rows > _TRIAL_ROWS_MAX:
+            if len(chosen) >= 2 and rows + seen.rows > TRAFFIC_ROWS:
                 break
             chosen.append(seen)
             rows += seen.rows

@@ -32,6 +32,7 @@ from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import FrameSocket, Kind
 from ..heap import own_bytes
+from ..wall import stay_within
 from .evidence import Evidence, Predict
 from .gpumemory import bound_growth
 from .serving import Serving, outward
@@ -81,6 +82,7 @@ class InstanceThread:
     def _main(self) -> None:
         instance, frames = self._spec["instance"], self._frames
         try:
+            stay_within(Path(self._spec["path"]).parent)
             with _LOADING:
                 frames.send_json(Kind.LOADING, {"instance": instance})
                 adapter = self._load()
@@ -181,6 +183,7 @@ class InstanceThread:
                 "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,
+                "rows_proven": found.rows_proven,
                 "notes": list(adapter.notes),
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,
