@@ -21,7 +21,7 @@ from headrace.tensors import encode
 
 from .cells import instants, json_cells
 from .errors import InputMismatch
-from .nulls import NullFound, null_row, split, with_none
+from .nulls import NullFound, is_null, null_row, split, with_none
 from .types import Array, ModelMetadata
 
 # What `Form.fill` takes. A DataFrame is like an array to the type checker.
@@ -468,9 +468,10 @@ def _inferred(name: str, array: Array, datatype: Datatype) -> Array:
         ]
     inferred = np.asarray(values)
     if inferred.dtype.kind == "O" or inferred.shape != (array.size,):
-        odd = next((value for value in values if not isinstance(value, int | float)), values[0])
+        numbers = (int, float, np.number)
+        odd = next((value for value in values if not isinstance(value, numbers)), values[0])
         got = type(odd).__name__
-        if odd is None:
+        if odd is None or (datatype.dtype.kind != "f" and is_null(odd)):
             got = f"no value in row {null_row(values)}: {datatype.name} has no null"
         raise _wrong_type(name, datatype, got)
     return inferred.reshape(array.shape)

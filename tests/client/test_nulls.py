@@ -162,6 +162,11 @@ def test_a_lone_column_may_lack_values_too() -> None:
     ("data", "why"),
     [
         ({"name": ["a", None], "rank": [1, None]}, "'rank': expected INT64, got no value in row 1"),
+        (
+            {"name": ["a"] * 2, "rank": [np.int64(1), None]},
+            "'rank': expected INT64, got no value in",
+        ),
+        ({"name": ["a"] * 2, "rank": [1, pd.NA]}, "'rank': expected INT64, got no value in row 1"),
         ({"name": ["a", 1], "rank": [1, 2]}, "'name': expected BYTES .*, got int"),
         ({"name": [None, 1], "rank": [1, 2]}, "'name': expected BYTES .*, got int"),
         ({"name": [None, "b", "c"], "rank": [1, 2]}, "'rank': expected 3 rows as in 'name', got 2"),
