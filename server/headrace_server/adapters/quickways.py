@@ -34,6 +34,7 @@ SLOW_S: Final = 1.0
 _TOLERANCES: Final = {2: 1e-2, 4: 1e-5, 8: 1e-6}
 # What integers become where their size could matter, up to what FP32 and FP64 cannot hold.
 _LARGE_INTEGERS: Final = (2**24 + 1, -(2**24) - 1, 2**31 - 1, 2**53 + 1, -(2**53) - 1, 2**63 - 1)
+_FLAGS: Final = np.array([False, True])
 
 
 class Yardstick:
@@ -67,7 +68,9 @@ class Yardstick:
         """
         self._own = own
         self._signature = signature
-        self._choices = choices or {}
+        # Flags too, each by itself.
+        flags = (spec.name for spec in signature.inputs if spec.datatype == "BOOL")
+        self._choices = {**dict.fromkeys(flags, _FLAGS), **(choices or {})}
         self._is_careful = is_careful
         self._tolerance = tolerance
         self._slow_s = slow_s
@@ -104,6 +107,8 @@ class Yardstick:
         if self._signature.is_batchable:
             with suppress(ValueError):  # Inner axes of an example's rows may differ.
                 rows = together(singles)
+                if example is None:
+                    rows = _apart(rows)
                 answer, self._is_slow = self._timed(rows)
                 if answer is not None:
                     return [(rows, answer)]
@@ -132,8 +137,9 @@ class Yardstick:
     def _chosen(self, rows: Tensors, start: int = 0) -> Tensors:
         """*rows* with values that the model knows, where these are few."""
         chosen = dict(rows)
-        for step, (name, values) in enumerate(self._choices.items(), start=1):
-            at = (start + np.arange(len(rows[name]))) * (2 * step - 1) % len(values)
+        for index, (name, values) in enumerate(self._choices.items()):
+            chance = np.random.default_rng((start, index))
+            at = chance.integers(0, len(values), rows[name].shape)
             chosen[name] = values[at].astype(rows[name].dtype)
         return chosen
 
@@ -190,6 +196,11 @@ class Yardstick:
         return given.keys() == expected.keys() and all(
             _is_same_array(array, expected[name], self._tolerance) for name, array in given.items()
         )
+
+
+def _apart(rows: Tensors) -> Tensors:
+    """*rows* whose inputs are moved against each other: made-up integers are alike in all."""
+    return {name: np.roll(array, at, axis=0) for at, (name, array) in enumerate(rows.items())}
 
 
 def _count(rows: Tensors) -> int:

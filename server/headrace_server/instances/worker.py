@@ -451,9 +451,9 @@ class Worker:
         if instance is None:
             return
         # For the process that follows this one.
-        instance.spec["known"] = {"verdict": report["verdict"], "why": report["why"]}
+        instance.spec["known"] = {key: report[key] for key in ("verdict", "why", "outputs")}
         if instance.on_find is not None:
-            instance.on_find(Batching(report["verdict"], report["why"]))
+            instance.on_find(Batching(report["verdict"], report["why"]), report["outputs"])
 
     def _note_loaded(self, number: int) -> None:
         if (instance := self._instances.get(number)) is not None:

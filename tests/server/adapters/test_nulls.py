@@ -64,27 +64,33 @@ def estimator(folder: Path, model: Any, signature: Signature) -> SklearnAdapter:
 
 
 class Sum(BaseEstimator):  # type: ignore[misc]
-    """Adds up its columns, which a matrix and a frame do alike; NaN where one is missing."""
+    """Adds up two columns, which a matrix and a frame do alike; NaN where one is missing."""
 
     def predict(self, given: Any) -> Array:
         self.seen_ = type(given).__name__
         values = given.to_numpy(np.float64) if isinstance(given, pd.DataFrame) else given
-        total: Array = values.sum(axis=1)
+        total: Array = values.astype(np.float64) @ np.array([1.0, 2.0])
         return total
 
 
-def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(tmp_path: Path) -> None:
-    adapter = estimator(tmp_path, Sum(), COLUMNS)
-    full = {"size": np.array([1.0, 2.0]), "is_new": np.array([True, False])}
+@pytest.mark.parametrize(("kind", "form"), [("boolean", "DataFrame"), ("double", "ndarray")])
+def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(
+    tmp_path: Path, kind: str, form: str
+) -> None:
+    """Of numbers NaN is a value that the quick way was tried with."""
+    datatype, values = {
+        "boolean": ("BOOL", np.array([True, True])),
+        "double": ("FP64", np.array([1.0, 1.0])),
+    }[kind]
+    specs = tuple(TensorSpec(name, datatype, (-1,), kind) for name in ("a", "b"))
+    adapter = estimator(tmp_path, Sum(), Signature(specs))
     mask = np.array([False, True])
 
-    assert adapter.predict(full)["output-0"].tolist() == [2.0, 2.0]
+    assert adapter.predict({"a": values, "b": values})["output-0"].tolist() == [3.0, 3.0]
     assert adapter._model.seen_ == "ndarray"
-    np.testing.assert_equal(asked(adapter, {**full, "is_new.is_null": mask}), [2.0, np.nan])
-    assert adapter._model.seen_ == "DataFrame"
-    # Of numbers NaN is a value that the quick way was tried with.
-    np.testing.assert_equal(asked(adapter, {**full, "size.is_null": mask}), [2.0, np.nan])
-    assert adapter._model.seen_ == "ndarray"
+    tensors = {"a": values, "b": values, "b.is_null": mask}
+    np.testing.assert_equal(asked(adapter, tensors), [3.0, np.nan])
+    assert adapter._model.seen_ == form
 
 
 def test_a_column_that_was_left_out_is_there_beside_one_with_nulls(tmp_path: Path) -> None:

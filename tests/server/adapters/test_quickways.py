@@ -12,7 +12,13 @@ from models import Tensors
 
 
 def columns(*kinds: str) -> Signature:
-    datatypes = {"double": "FP64", "float": "FP32", "long": "INT64", "string": "BYTES"}
+    datatypes = {
+        "double": "FP64",
+        "float": "FP32",
+        "long": "INT64",
+        "string": "BYTES",
+        "boolean": "BOOL",
+    }
     return Signature(
         tuple(
             TensorSpec(name, datatypes[kind], (-1,), kind)
@@ -154,6 +160,35 @@ def test_values_that_the_model_knows_stand_for_texts() -> None:
     assert yardstick.allows(ask)
     assert not yardstick.allows(wrong)
     assert not Yardstick(ask, columns("string")).allows(ask)
+
+
+def test_integers_vary_each_by_itself() -> None:
+    def small(rows: Tensors) -> Tensors:
+        return {"y": np.clip(rows["a"], 0, 90) + 100 * np.clip(rows["b"], 0, 90)}
+
+    def swapped_where_small(rows: Tensors) -> Tensors:
+        is_small = (rows["a"] < 100) & (rows["b"] < 100)
+        other = small({"a": rows["b"], "b": rows["a"]})["y"]
+        return {"y": np.where(is_small, other, small(rows)["y"])}
+
+    assert Yardstick(small, columns("long", "long")).allows(small)
+    assert not Yardstick(small, columns("long", "long")).allows(swapped_where_small)
+
+
+def test_flags_vary_each_by_itself() -> None:
+    def ask(rows: Tensors) -> Tensors:
+        return {"y": rows["a"] + 2.0 * rows["b"]}
+
+    def swapped_flags(rows: Tensors) -> Tensors:
+        return ask({"a": rows["b"], "b": rows["a"]})
+
+    signature = columns("boolean", "boolean")
+    yardstick = Yardstick(ask, signature)
+
+    assert yardstick.rows is not None
+    assert set(ask(yardstick.rows)["y"].tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert yardstick.allows(ask)
+    assert not yardstick.allows(swapped_flags)
 
 
 def test_a_signature_of_a_fixed_number_of_rows_is_asked_with_that_number() -> None:
