@@ -67,12 +67,14 @@ class Confinement:
             runs_code: Whether models may bring code, which is then confined by the wall alone.
 
         Raises:
-            OSError: There is no place for temporary files.
+            OSError: There is no place for temporary files, or for models.
         """
         self._models = models
         self._read = tuple(read)
         self._variables = frozenset(variables)
         self._runs_code = runs_code
+        # A process may read what is there when its wall is raised.
+        os.makedirs(models, exist_ok=True)
         _sweep()
         self._home, self._lock = _locked_home()
 

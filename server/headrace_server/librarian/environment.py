@@ -100,7 +100,11 @@ def _make(
     if uv:
         commands = [
             [uv, "venv", "--python", python, "--no-python-downloads", str(place)],
-            [uv, "pip", "install", "--python", str(place / "bin" / "python"), *wanted],
+            # A confined worker writes no bytecode there, and would compile at each start.
+            [
+                *(uv, "pip", "install", "--compile-bytecode"),
+                *("--python", str(place / "bin" / "python"), *wanted),
+            ],
         ]
     else:
         pip = [str(place / "bin" / "python"), "-I", "-m", "pip"]
