@@ -104,8 +104,10 @@ class Comparison:
             values = [values]
         if isinstance(values, list) and array.ndim == 0:
             array = array.reshape(1)
+        is_moment = spec is not None and spec.kind == "datetime"
         if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-            if array.dtype.kind != "O":
+            # Instants that are all missing are NaN in a column that pandas made.
+            if array.dtype.kind != "O" and not (is_moment and np.isnan(values).all()):
                 return self._unlike_numbers(values, array)
             values = list(values)
         if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
