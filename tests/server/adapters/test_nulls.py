@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+import xgboost
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -21,6 +22,7 @@ from headrace_server.adapters import Artifact, adapter_of
 from headrace_server.adapters.base import NO_PARAMS, Adapter, Tensors, without_nulls
 from headrace_server.adapters.pytorch import PytorchAdapter
 from headrace_server.adapters.sklearn import SklearnAdapter
+from headrace_server.adapters.xgboost import XgboostAdapter
 from headrace_server.devices import open_device
 from headrace_server.worker.nulls import without_masks
 
@@ -68,31 +70,37 @@ class Sum(BaseEstimator):  # type: ignore[misc]
 
     def predict(self, given: Any) -> Array:
         self.seen_ = type(given).__name__
-        is_frame = isinstance(given, pd.DataFrame)
-        values = given.to_numpy(np.float64) if is_frame else given.astype(np.float64)
+        values = given.to_numpy(np.float64) if isinstance(given, pd.DataFrame) else given
         total: Array = values.sum(axis=1)
         return total
 
 
-def columns_of(datatype: str, kind: str) -> Signature:
-    return Signature(
-        tuple(TensorSpec(name, datatype, (-1,), kind, optional=True) for name in ("a", "b"))
-    )
-
-
 def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(tmp_path: Path) -> None:
-    adapter = estimator(tmp_path, Sum(), columns_of("BOOL", "boolean"))
-    full = {"a": np.array([True, False]), "b": np.array([True, False])}
+    """Trees make one matrix of a flag beside a float."""
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": chance.normal(size=200), "is_new": chance.random(200) < 0.5})
+    fitted = xgboost.XGBRegressor(n_estimators=5, n_jobs=1)
+    fitted.fit(frame, frame["size"] + 3 * frame["is_new"])
+    fitted.save_model(tmp_path / "model.ubj")
+    config = {"data": "model.ubj", "model_class": "xgboost.sklearn.XGBRegressor"}
+    adapter = XgboostAdapter(Artifact(tmp_path, config, {}, COLUMNS), open_device("cpu"))
+    full = {name: frame[name].to_numpy()[:2] for name in frame}
+    specs = COLUMNS.inputs
+    mask = np.array([False, True])
 
-    assert adapter.predict(full)["output-0"].tolist() == [2, 0]
-    assert adapter._model.seen_ == "ndarray"
-    nulls = {**full, "b.is_null": np.array([False, True])}
-    np.testing.assert_equal(asked(adapter, nulls), [2.0, np.nan])
-    assert adapter._model.seen_ == "DataFrame"
+    def staged(**masks: Any) -> Any:
+        tensors = {**full, **masks}
+        return adapter.stage_nulls(*without_masks(tensors, specs, masks_of(specs)))
+
+    assert isinstance(adapter.stage(full), np.ndarray)
+    assert isinstance(staged(**{"is_new.is_null": mask}), pd.DataFrame)
+    # Of numbers NaN is a value that the quick way was tried with.
+    assert isinstance(staged(**{"size.is_null": mask}), np.ndarray)
 
 
 def test_of_numbers_nan_is_a_value_that_the_quick_way_was_tried_with(tmp_path: Path) -> None:
-    adapter = estimator(tmp_path, Sum(), columns_of("FP64", "double"))
+    specs = tuple(TensorSpec(name, "FP64", (-1,), "double") for name in ("a", "b"))
+    adapter = estimator(tmp_path, Sum(), Signature(specs))
     full = {"a": np.array([1.0, 2.0]), "b": np.array([1.0, 0.0])}
 
     nulls = {**full, "a.is_null": np.array([False, True])}
