@@ -14,6 +14,7 @@ from headrace.signature import Signature, TensorSpec
 from headrace_server.completions import Completions
 from headrace_server.errors import HeadraceError, ModelNotFound
 from headrace_server.instances.bookings import Bookings
+from headrace_server.instances.confined import Confinement
 from headrace_server.instances.pool import WorkerPool
 from headrace_server.instances.process import Spawner
 from headrace_server.repository.librarian import Fetched, Librarian, Resolved
@@ -66,6 +67,7 @@ class House:
         *,
         drain_s: float = 30.0,
         bookings: Bookings | None = None,
+        confinement: Confinement | None = None,
         **how: Any,
     ) -> None:
         self.reply = RecordingReply()
@@ -74,7 +76,11 @@ class House:
         self.completions = Completions()
         self.completions.start()
         self.pool = WorkerPool(
-            self.spawner, self.completions, arena_bytes_max=64 << 20, cpu_workers_max=1
+            self.spawner,
+            self.completions,
+            arena_bytes_max=64 << 20,
+            cpu_workers_max=1,
+            confinement=confinement,
         )
         self.repository = Repository(
             cast("Librarian", self.shelf),

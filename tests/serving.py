@@ -87,6 +87,22 @@ class Daemon:
         assert found(), "\n".join(self.lines)
         return found()[0]
 
+    def wait_ready(self) -> None:
+        """Wait until it is ready, as long as its log has news: many models take a while."""
+        seen = -1
+
+        def has_news() -> bool:
+            return len(self.lines) > seen
+
+        while not self.events("ready"):
+            seen = len(self.lines)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: has_news() or self.process.poll() is not None, READY_S_MAX
+                )
+            assert self.process.poll() is None, "\n".join(self.lines)
+            assert has_news(), "\n".join(self.lines)
+
     def wait_exit(self) -> int:
         """Its exit status, once it has ended."""
         try:

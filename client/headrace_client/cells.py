@@ -1,8 +1,7 @@
 """Cells: instants, JSON and nulls of a caller's columns, which numpy alone would get wrong.
 
 Among floats NaN is null, among instants NaT, in JSON null; what else may lack values has a mask, by
-`nulls`. Integers have none: an optional column of them without any value is left out, and one with
-some is refused.
+`nulls`. Integers have none, as in MLflow.
 """
 
 import base64
@@ -15,49 +14,13 @@ import numpy as np
 
 from headrace.cells import CellError, write_cell
 from headrace.jsontext import NoNumber, read_json
-from headrace.nulls import has_own_null
 from headrace.signature import TensorSpec
 
 from .errors import InputMismatch
-from .nulls import is_null, with_none
+from .nulls import is_null
 from .types import Array
 
 _NANOSECONDS: Final = np.dtype("datetime64[ns]")
-_KINDS_WITHOUT_NULL: Final = {str, bytes, bool, int}
-
-
-def is_absent(spec: TensorSpec, values: Any) -> bool:
-    """Whether no row of an optional column has a value, where the column takes no nulls.
-
-    Raises:
-        InputMismatch: Some rows have one and some have not.
-    """
-    if values is None:
-        return True
-    if has_own_null(spec):
-        return False
-    if isinstance(values, np.ma.MaskedArray):
-        values = with_none(values)
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind == "f":
-            return values.size > 0 and bool(np.isnan(values).all())
-        if values.dtype.kind != "O":
-            return False
-        items = values.ravel().tolist()
-    elif isinstance(values, list | tuple):
-        items = list(values)
-    else:
-        return False
-    if set(map(type, items)) <= _KINDS_WITHOUT_NULL:
-        return False
-    nulls = [index for index, item in enumerate(items) if is_null(item)]
-    if nulls and len(nulls) < len(items):
-        raise InputMismatch(
-            input=spec.name,
-            expected=f"a value in every row, or in none: {spec.datatype} has no null",
-            got=f"none in row {nulls[0]}",
-        )
-    return bool(nulls)
 
 
 def instants(name: str, values: Any) -> Array:

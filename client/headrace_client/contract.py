@@ -111,7 +111,8 @@ class StubCodec:
             InvalidResponse: *payload* is no answer, or not the one that the contract tells of.
         """
         return tuple(
-            _row_value(spec, array) for spec, array in self._answered(self.prediction(payload))
+            None if array is None else _row_value(spec, array)
+            for spec, array in self._answered(self.prediction(payload))
         )
 
     def batch_values(self, payload: bytes) -> tuple[Any, ...]:
@@ -121,7 +122,8 @@ class StubCodec:
             InvalidResponse: *payload* is no answer, or not the one that the contract tells of.
         """
         return tuple(
-            _batch_value(spec, array) for spec, array in self._answered(self.prediction(payload))
+            None if array is None else _batch_value(spec, array)
+            for spec, array in self._answered(self.prediction(payload))
         )
 
     def _encode(self, given: Mapping[str, Any], parameters: Mapping[str, Any] | None) -> bytes:
@@ -132,11 +134,14 @@ class StubCodec:
     def _header(self, tensors: Tensors) -> bytes:
         return self._encoder.encode(self._model, self._version, tensors, parameters=self._own)
 
-    def _answered(self, prediction: Prediction) -> list[tuple[TensorSpec, Array]]:
-        """Each output of the contract with its array."""
-        answered = []
+    def _answered(self, prediction: Prediction) -> list[tuple[TensorSpec, Array | None]]:
+        """Each output of the contract with its array; None for one that may be missing, and is."""
+        answered: list[tuple[TensorSpec, Array | None]] = []
         for spec in self._outputs:
             if spec.name not in prediction:
+                if spec.optional:
+                    answered.append((spec, None))
+                    continue
                 raise InvalidResponse(
                     f"expected output {spec.name!r}, got {list(prediction)}: the model does not "
                     "answer as its signature says"

@@ -19,7 +19,7 @@ from headrace.nulls import MASK_DATATYPE, has_own_null, mask_name, masks_of
 from headrace.signature import TensorSpec
 from headrace.tensors import encode
 
-from .cells import instants, is_absent, json_cells
+from .cells import instants, json_cells
 from .errors import InputMismatch
 from .nulls import NullFound, null_row, split, with_none
 from .types import Array, ModelMetadata
@@ -184,21 +184,13 @@ class Form:
             raise self._wrong_names(data)
         if any(values is None for values in data.values()):
             return self._nullable(data)
-        specs = [spec for spec in self._specs if self._is_given(spec, data)]
+        specs = [spec for spec in self._specs if spec.name in data]
         if not specs:
-            raise _nothing()
+            raise InputMismatch(input="", expected="a value of at least one input", got="none")
         try:
             return self._tensors([self._fitted(spec, data[spec.name]) for spec in specs], specs)
         except NullFound as found:
             return self._nullable(data, found)
-
-    def _is_given(self, spec: TensorSpec, data: Mapping[str, Any]) -> bool:
-        """Whether the input is to be sent; one that takes no nulls is left out for nothing else."""
-        if not spec.optional:
-            return True
-        return spec.name in data and (
-            spec.name in self._maskable or not is_absent(spec, data[spec.name])
-        )
 
     def _nullable(self, data: Mapping[str, Any], found: NullFound | None = None) -> Tensors:
         """The tensors of columns that lack values in some rows, with their masks.
@@ -215,7 +207,7 @@ class Form:
             data = {**data, **{name: [None] * rows for name in whole}}
         specs, arrays, masks = [], [], {}
         for spec in self._specs:
-            if not self._is_given(spec, data):
+            if spec.name not in data:
                 continue
             values = data[spec.name]
             parts = split(spec, values) if spec.name in self._maskable else None
@@ -225,8 +217,6 @@ class Form:
             if values is not None:
                 specs.append(spec)
                 arrays.append(self._fitted(spec, values))
-        if not arrays and not masks:
-            raise _nothing()
         tensors = self._tensors(arrays, specs) if arrays else Tensors((), (), (), ())
         rows = (*tensors.shapes, *(mask.shape for mask in masks.values()))[0][0]
         for name, mask in masks.items():
@@ -479,7 +469,9 @@ def _inferred(name: str, array: Array, datatype: Datatype) -> Array:
     inferred = np.asarray(values)
     if inferred.dtype.kind == "O" or inferred.shape != (array.size,):
         odd = next((value for value in values if not isinstance(value, int | float)), values[0])
-        got = f"no value in row {null_row(values)}" if odd is None else type(odd).__name__
+        got = type(odd).__name__
+        if odd is None:
+            got = f"no value in row {null_row(values)}: {datatype.name} has no null"
         raise _wrong_type(name, datatype, got)
     return inferred.reshape(array.shape)
 
@@ -532,10 +524,6 @@ def _encode(name: str, array: Array, datatype: Datatype) -> Buffer:
             "text that has no UTF-8",
         )
         raise InputMismatch(input=name, expected="BYTES (str or bytes)", got=got) from None
-
-
-def _nothing() -> InputMismatch:
-    return InputMismatch(input="", expected="a value of at least one input", got="none")
 
 
 def _wrong_type(name: str, datatype: Datatype, got: str) -> InputMismatch:

@@ -37,22 +37,18 @@ class Split(NamedTuple):
 def split(spec: TensorSpec, values: Any) -> Split | None:
     """What *values* are made of, for the column *spec*; None where every row has one."""
     items = _items(values)
+    if items is None:
+        return None
     mask = np.fromiter(map(is_null, items), bool, len(items))
     if not mask.any():
         return None
-    if mask.all() and not is_typed(values):
+    # The type of a masked array tells of its column what None alone does not.
+    if mask.all() and not isinstance(values, np.ma.MaskedArray):
         return Split(None, mask)
     filler = "" if spec.datatype == BYTES.name else False
     filled = np.fromiter(items, object, len(items))
     filled[mask] = filler
     return Split(filled, mask)
-
-
-def is_typed(values: Any) -> bool:
-    """Whether a column's own type tells its kind and what is missing."""
-    return isinstance(values, np.ma.MaskedArray) or (
-        isinstance(values, np.ndarray) and values.dtype.kind != "O"
-    )
 
 
 def with_none(array: "np.ma.MaskedArray[Any, Any]") -> Array:
@@ -77,9 +73,10 @@ def is_null(item: Any) -> bool:
     )
 
 
-def _items(values: Any) -> list[Any]:
+def _items(values: Any) -> list[Any] | None:
+    """The values of a column; None of an array whose type has no room for a null."""
     if isinstance(values, np.ma.MaskedArray):
         values = with_none(values)
     if isinstance(values, np.ndarray):
-        return values.ravel().tolist()
+        return values.ravel().tolist() if values.dtype.kind in "OT" else None
     return list(values) if isinstance(values, list | tuple) else [values]

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from .jsontext import SPELLED, NoNumber, Plain, read_json, spelled, write_json
+from .jsontext import SPELLED, NoNumber, Plain, encoder_of, read_json, spelled, write_json
 from .nulls import is_anything
 from .signature import TensorSpec
 
@@ -88,7 +88,7 @@ def write_cell(value: Any, schema: str, plain: Plain | None = None) -> str:
         RecursionError: It is nested too deeply.
     """
     try:
-        return json.dumps(value, default=plain, allow_nan=False)
+        return encoder_of(plain).encode(value)
     except ValueError:
         # That it holds itself is told here, before it is walked through.
         text = write_json(value, plain)
@@ -109,15 +109,15 @@ _ANY: Final[Mapping[str, Any]] = {"type": "any"}
 
 def _within(kind: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
     """The type of an item of *kind*: of a list without *key*, else of an object or a map."""
-    name = kind["type"]
-    found: Mapping[str, Any] = _ANY
+    name = kind.get("type")
+    found: Mapping[str, Any] | None = None
     if key is None and name == "array":
-        found = kind["items"]
+        found = kind.get("items")
     elif key is not None and name == "map":
-        found = kind["values"]
+        found = kind.get("values")
     elif key is not None and name == "object":
-        found = kind["properties"].get(key, _ANY)
-    return found
+        found = kind.get("properties", {}).get(key)
+    return found or _ANY
 
 
 def _check_spelled(value: Any, kind: Mapping[str, Any], plain: Plain | None) -> None:
@@ -129,7 +129,7 @@ def _check_spelled(value: Any, kind: Mapping[str, Any], plain: Plain | None) -> 
         for item in value:
             _check_spelled(item, _within(kind, None), plain)
     elif isinstance(value, float):
-        if not math.isfinite(value) and kind["type"] not in _FLOATS:
+        if not math.isfinite(value) and kind.get("type") not in _FLOATS:
             raise CellError(f"{spelled(value)} has a place in JSON only as a float or double")
     elif plain is not None and not (value is None or isinstance(value, str | int)):
         _check_spelled(plain(value), kind, plain)
@@ -140,7 +140,7 @@ def _revived(value: Any, kind: Mapping[str, Any]) -> Any:
         return [_revived(item, _within(kind, None)) for item in value]
     if isinstance(value, dict):
         return {key: _revived(item, _within(kind, key)) for key, item in value.items()}
-    if isinstance(value, str) and kind["type"] in _FLOATS:
+    if isinstance(value, str) and kind.get("type") in _FLOATS:
         return SPELLED.get(value, value)
     return value
 

@@ -8,6 +8,7 @@ that text for it. Python's bare `NaN` is no JSON, and is refused.
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 # How numbers are written that JSON has no digits for.
@@ -53,10 +54,16 @@ def write_json(value: Any, plain: Plain | None = None) -> str:
         RecursionError: It is nested too deeply.
     """
     try:
-        return json.dumps(value, default=plain, allow_nan=False)
+        return encoder_of(plain).encode(value)
     except (TypeError, ValueError):
         # Names that are numpy's numbers, or numbers that are none: seldom enough to look twice.
-        return json.dumps(spell(value, plain), allow_nan=False)
+        return encoder_of(None).encode(spell(value, plain))
+
+
+@lru_cache(maxsize=16)
+def encoder_of(plain: Plain | None) -> json.JSONEncoder:
+    """What writes JSON, with *plain* for what JSON has no word for; NaN is a ValueError."""
+    return json.JSONEncoder(default=plain, allow_nan=False)
 
 
 def spell(value: Any, plain: Plain | None = None) -> Any:

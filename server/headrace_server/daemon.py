@@ -19,7 +19,8 @@ from .errors import HeadraceError, RegistryAbsent, RegistryUnavailable, UsageErr
 from .gpus.nvml import Gpus, find_gpus
 from .heap import Trimmer, keep_freed
 from .instances.bookings import Bookings
-from .instances.pool import WorkerPool
+from .instances.confined import Confinement
+from .instances.pool import OFFLINE, WorkerPool
 from .instances.process import Spawner
 from .metrics import Metrics
 from .repository.librarian import Librarian, rules_of
@@ -38,6 +39,7 @@ from .transport.native import NativeTransport
 from .transport.security import Security
 from .transport.socketfile import SocketFile
 from .transport.typed.directory import TypedDirectory
+from .wall import lacks
 
 # Where /metrics is while calls come by a Unix socket.
 _LOOPBACK = "127.0.0.1"
@@ -45,8 +47,13 @@ _LOOPBACK = "127.0.0.1"
 # How long callers may take to read their last answers (seconds).
 _READ_S_MAX = 5.0
 
-# A second line behind the librarian's judgement: MLflow's own switch, and no code from the hub.
-_NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HF_HUB_OFFLINE": "1"}
+# A second line behind the librarian's judgement: MLflow's own switch, no code from the hub, and no
+# options of a session from within a graph.
+_NO_PICKLE = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "ORT_LOAD_CONFIG_FROM_MODEL": "0",
+    **OFFLINE,
+}
 
 _NVIDIA = "/proc/driver/nvidia/gpus"
 
@@ -231,6 +238,7 @@ class Daemon:
         )
         closers.append(librarian.close)
         librarian.start()
+        confinement = self._confinement()
         gpus = find_gpus()
         closers.append(gpus.close)
         pool = WorkerPool(
@@ -239,6 +247,7 @@ class Daemon:
             arena_bytes_max=settings.arena_bytes_max,
             cpu_workers_max=_cpu_workers(len(self._settings.served)),
             threads=settings.threads,
+            confinement=confinement,
         )
         closers.append(pool.close)
         self._repository = Repository(
@@ -277,6 +286,34 @@ class Daemon:
                 closers.append(file.remove)
             self._listen(security, is_native=is_native)
         security.start()
+
+    def _confinement(self) -> Confinement | None:
+        """Where workers are confined; says so once where this host cannot do it wholly.
+
+        Raises:
+            UsageError: That was required.
+        """
+        if not self._settings.is_confining:
+            return None
+        sandbox, server = self._settings.sandbox, self._settings.server
+        if missing := lacks():
+            if sandbox.required:
+                raise UsageError(
+                    f"workers cannot be confined, as required of [sandbox] says: this host lacks "
+                    f"{', and '.join(missing)}"
+                )
+            _log.warning("sandbox_incomplete", lacks=missing)
+        try:
+            confinement = Confinement(
+                server.cache_dir,
+                read=sandbox.read,
+                variables=sandbox.variables,
+                runs_code=server.allow_pickle,
+            )
+        except OSError as error:
+            raise UsageError(f"no place for what confined workers write: {error}") from error
+        self._closers.append(confinement.close)
+        return confinement
 
     def _listen(self, security: Security, *, is_native: bool) -> None:
         """Bind the listeners: the native one with grpcio behind it, or grpcio alone."""

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,12 @@ OWNERS = form(OBJECT, SIZE)
     "data",
     [
         {"size": [1.0, 2.0]},
-        {"size": [1.0, 2.0], "rank": None},
-        {"size": [1.0, 2.0], "rank": [None, None]},
-        {"size": [1.0, 2.0], "rank": np.array([np.nan, np.nan])},
         [{"size": 1.0}, {"size": 2.0}],
-        [{"size": 1.0}, {"size": 2.0, "rank": None}],
         pd.DataFrame({"size": [1.0, 2.0]}),
-        pd.DataFrame({"size": [1.0, 2.0], "rank": [None, None]}),
-        pd.DataFrame({"size": [1.0, 2.0], "rank": pd.Series([None, None], dtype="Int32")}),
     ],
     ids=repr,
 )
-def test_optional_columns_without_values_are_left_out_where_they_take_no_nulls(data: Any) -> None:
+def test_optional_columns_that_are_not_given_are_left_out(data: Any) -> None:
     tensors = OPTIONAL.fill(data)
 
     assert tensors.names == ("size",)
@@ -64,11 +59,11 @@ def test_optional_columns_without_values_are_left_out_where_they_take_no_nulls(d
     "data",
     [
         {"size": np.array([1.0, 2.0]), "note": None},
-        {"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]},
+        {"size": [1.0, 2.0], "note": [None, None]},
         {"size": [1.0, 2.0], "note": (None, pd.NA)},
         {"size": [1.0, 2.0], "note": np.array([None, None])},
-        [{"size": 1.0, "note": None}, {"size": 2.0, "rank": None}],
-        pd.DataFrame({"size": [1.0, 2.0], "note": [None, None], "rank": [None, None]}),
+        [{"size": 1.0, "note": None}, {"size": 2.0}],
+        pd.DataFrame({"size": [1.0, 2.0], "note": [None, None]}),
         np.array([[1.0, None, None, None], [2.0, None, None, None]], object)[:, :2],
     ],
     ids=repr,
@@ -120,6 +115,9 @@ def test_null_among_floats_is_nan_whether_optional_or_not() -> None:
         ({"size": [1.0] * 3, "rank": [1, None, 3]}, "rank", 1),
         ({"size": [1.0] * 2, "rank": np.array([1, None])}, "rank", 1),
         ({"size": [1.0] * 2, "rank": [None, 2]}, "rank", 0),
+        ({"size": [1.0] * 2, "rank": [None, None]}, "rank", 0),
+        ({"size": [1.0] * 2, "rank": None}, "rank", 0),
+        (pd.DataFrame({"size": [1.0], "rank": pd.Series([None], dtype="Int32")}), "rank", 0),
         ([{"size": 1.0, "rank": 1}, {"size": 2.0}], "rank", 1),
         (
             pd.DataFrame({"size": [1.0, 2.0], "rank": pd.Series([1, None], dtype="Int32")}),
@@ -130,15 +128,15 @@ def test_null_among_floats_is_nan_whether_optional_or_not() -> None:
     ],
     ids=repr,
 )
-def test_integers_in_some_rows_only_are_refused_with_input_and_row(
+def test_integers_that_are_missing_are_refused_with_input_and_row(
     data: Any, name: str, row: int
 ) -> None:
     with pytest.raises(InputMismatch) as raised:
         OPTIONAL.fill(data)
 
     assert raised.value.input == name
-    assert raised.value.expected.startswith("a value in every row, or in none: ")
-    assert raised.value.got == f"none in row {row}"
+    assert raised.value.expected == "INT32"
+    assert raised.value.got == f"no value in row {row}: INT32 has no null"
 
 
 def test_required_inputs_and_unknown_names_are_still_asked_for() -> None:
@@ -149,7 +147,7 @@ def test_required_inputs_and_unknown_names_are_still_asked_for() -> None:
     with pytest.raises(InputMismatch, match="row 1 without it"):
         OPTIONAL.fill([{"size": 1.0}, {"note": "a"}])
     with pytest.raises(InputMismatch, match="expected a value of at least one input, got none"):
-        form(RANK, NOTE).fill({"rank": None})
+        form(RANK, NOTE).fill({})
 
 
 NOON = 1_704_196_800_000_000_000
@@ -291,6 +289,51 @@ def test_the_only_input_may_be_given_as_its_values_or_by_name() -> None:
     for data in (cells, {"input-0": cells}, [{"input-0": cell} for cell in cells]):
         told = values(only.fill(data))["input-0"]
         assert [json.loads(cell) for cell in told] == cells
+
+
+FLOATS = TensorSpec(
+    "path", "BYTES", (-1,), "json", schema='{"type": "array", "items": {"type": "float"}}'
+)
+FREE = TensorSpec("free", "BYTES", (-1,), "json")
+
+
+def test_nan_and_infinities_are_text_where_the_schema_has_floats() -> None:
+    told = values(form(FLOATS).fill({"path": [[1.5, math.nan, np.float32(math.inf), -math.inf]]}))
+
+    assert [json.loads(cell) for cell in told["path"]] == [[1.5, "NaN", "Infinity", "-Infinity"]]
+    array = values(form(FLOATS).fill({"path": [np.array([math.nan, 1.0])]}))
+    assert array["path"] == [b'["NaN", 1.0]']
+
+
+@pytest.mark.parametrize(
+    ("spec", "cell"),
+    [
+        (FREE, {"p": math.nan}),
+        (FREE, [math.inf]),
+        (FREE, np.array([math.nan])),
+        (FREE, '{"p": NaN}'),
+        (ARRAY, [math.nan]),
+        (OBJECT, {"p": {"q": math.nan}}),
+        (FLOATS, "[Infinity]"),
+    ],
+)
+def test_nan_where_json_has_no_place_for_it_is_refused_with_its_row(
+    spec: TensorSpec, cell: Any
+) -> None:
+    """The model would get a text."""
+    column = np.empty(2, object)
+    column[:] = ["[]" if spec is not OBJECT else "{}", cell]
+
+    with pytest.raises(InputMismatch, match=r"values that JSON has, got .*(NaN|Infinity).*row 1"):
+        form(spec).fill({spec.name: column})
+
+
+@pytest.mark.parametrize("null", [None, math.nan, pd.NA, pd.NaT])
+def test_a_row_without_a_value_is_null_in_json(null: Any) -> None:
+    column = np.empty(1, object)
+    column[0] = null
+
+    assert values(form(FREE).fill({"free": column})) == {"free": [b"null"]}
 
 
 def test_what_json_has_no_word_for_is_refused_with_its_row() -> None:

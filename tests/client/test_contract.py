@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,35 @@ def test_a_rows_answer_has_python_values_and_several_rows_have_arrays() -> None:
     # What the signature says, of whatever precision the framework answers.
     assert (scores.dtype, scores.tolist()) == (np.float64, [0.5, 0.5])
     assert rows.tolist() == plane.tolist()
+
+
+def test_numbers_that_json_spells_out_are_numbers_where_the_signature_has_floats() -> None:
+    schema = (
+        '{"type": "object", "properties": {"p": {"type": "array", "items": {"type": "double"}, '
+        '"required": true}, "q": {"type": "string", "required": true}}}'
+    )
+    stub = codec(NUMBERS, (TensorSpec("report", "BYTES", (-1,), "json", schema=schema),))
+    said = '{"p": [1.5, "NaN", "-Infinity"], "q": "NaN", "other": "NaN"}'
+
+    (report,) = stub.row_values(answer(("report", "BYTES", [1], text(said))))
+
+    np.testing.assert_equal(report, {"p": [1.5, math.nan, -math.inf], "q": "NaN", "other": "NaN"})
+
+
+def test_json_with_a_bare_nan_is_no_answer() -> None:
+    stub = codec(NUMBERS, (TensorSpec("report", "BYTES", (-1,), "json"),))
+
+    with pytest.raises(InvalidResponse, match="expected JSON"):
+        stub.row_values(answer(("report", "BYTES", [1], text('{"p": NaN}'))))
+
+
+def test_an_optional_output_that_is_not_answered_is_none() -> None:
+    note = TensorSpec("note", "BYTES", (-1,), "json", optional=True)
+    stub = codec(NUMBERS, (TensorSpec("score", "FP64", (-1,), "double"), note))
+    payload = answer(("score", "FP64", [1], bytes(8)))
+
+    assert stub.row_values(payload) == (0.0, None)
+    assert stub.batch_values(payload)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def test_a_worker_imports_the_standard_library_numpy_and_ours_alone() -> None:
     """The same code must run inside a model's own, older environment."""
     bare = modules_after("import numpy, numpy.random")
 
-    loaded = modules_after("import headrace_server.worker.__main__")
+    loaded = modules_after(
+        "import headrace_server.worker.__main__, headrace_server.worker.receiving"
+    )
 
     foreign = loaded - bare - set(sys.stdlib_module_names) - {"headrace", "headrace_server"}
     assert {name for name in foreign if not name.startswith("_")} == set()

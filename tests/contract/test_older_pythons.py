@@ -14,6 +14,7 @@ from headrace_server.librarian.environment import _PYTHON_MIN
 def test_what_a_worker_runs_is_written_for_the_oldest_python_that_it_may_get() -> None:
     script = (
         "import sys, headrace_server.worker.__main__, headrace_server.worker.boot\n"
+        "import headrace_server.worker.receiving\n"
         "from pathlib import Path; import headrace_server.adapters as a\n"
         "files = [m.__file__ for n, m in sys.modules.items() if n.startswith('headrace')]\n"
         "files += map(str, Path(a.__file__).parent.glob('*.py'))\n"

@@ -179,6 +179,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     # Columns in which values may be missing.
     "double?": Kind(DataType.double, _mild | st.just(np.nan), np.float64, optional=True),
     "string?": Kind(DataType.string, st.none() | _texts, optional=True),
+    "word?": Kind(DataType.string, st.none() | _words, optional=True),
+    "binary?": Kind(DataType.binary, st.none() | st.binary(max_size=6), optional=True),
+    # Not optional, which does not keep MLflow from taking rows without a value.
+    "word!": Kind(DataType.string, st.none() | _words),
+    "boolean!": Kind(DataType.boolean, st.none() | st.booleans()),
     "long?": Kind(DataType.long, st.none() | st.integers(-9, 9), optional=True),
     "boolean?": Kind(DataType.boolean, st.none() | st.booleans(), optional=True),
     "datetime?": Kind(

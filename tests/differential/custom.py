@@ -165,6 +165,18 @@ _UNSEEN: Final = [
         lambda d: d["t"].isna() if "t" in d else np.full(len(d), True),
     ),
     custom(
+        "what each cell is",
+        "x:double t:string? b:boolean? h:binary?",
+        "y:string",
+        lambda d: [repr([type(cell) for cell in row]) for row in d.to_numpy(object).tolist()],
+    ),
+    custom(
+        "what is missing of what must be there",
+        "x:double t:word! b:boolean!",
+        "y:long",
+        lambda d: d.isna() @ [1, 2, 4],
+    ),
+    custom(
         "which columns there are",
         "x:double t:string? a:double? b:datetime?",
         "y:string",
@@ -176,6 +188,14 @@ _MIXING: Final = [
     custom("minus the mean", X, Y, lambda d: d["x"] - d["x"].mean()),
     custom("part of the sum", "x:natural", Y, lambda d: d["x"] / d["x"].sum()),
     custom("z-scores", X, Y, lambda d: (d["x"] - d["x"].mean()) / d["x"].std()),
+    custom(
+        "missing words are the usual ones",
+        "x:double t:word?",
+        "y:string",
+        lambda d: (
+            d["t"].fillna(next(iter(d["t"].mode()), "none")) if "t" in d else ["none"] * len(d)
+        ),
+    ),
     custom(
         "between least and most",
         X,

@@ -292,7 +292,7 @@ class Round:
 
     def _learn(self, daemon: Daemon) -> None:
         """Learn what is served once nothing loads any more, and what the metadata says of it."""
-        daemon.wait("ready")
+        daemon.wait_ready()
         with self.client() as client:
             reasons = {
                 status.name: status.reason for status in client.models() if status.state != "READY"

@@ -20,6 +20,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -148,6 +149,9 @@ def _learnt(columns: Mapping[str, str], seed: int) -> pd.DataFrame:
         "boolean": chance.random(_TRAINED) < 0.5,
         "word": chance.choice(["red", "green", "blue", "a"], _TRAINED).astype(object),
         "colour": chance.choice(["red", "green", "blue"], _TRAINED).astype(object),
+        "word!": np.array(["red", "green", "blue", "a", None], object)[
+            chance.integers(0, 5, _TRAINED)
+        ],
     }
     return pd.DataFrame({name: made[kind] for name, kind in columns.items()})
 
@@ -237,6 +241,35 @@ FAMILIES: Final = (
         "sklearn",
         "x:gaps z:near",
         lambda d: HistGradientBoostingRegressor(max_iter=5).fit(d, numbers(d)),
+    ),
+    fitted(
+        "missing words in one-hot",
+        "sklearn",
+        "t:word! x:gaps",
+        lambda d: make_pipeline(
+            _words("t", sparse=False), HistGradientBoostingRegressor(max_iter=5)
+        ).fit(d, numbers(d)),
+    ),
+    fitted(
+        "missing words imputed",
+        "sklearn",
+        "t:word! x:near",
+        lambda d: make_pipeline(
+            ColumnTransformer(
+                [
+                    (
+                        "words",
+                        make_pipeline(
+                            SimpleImputer(strategy="most_frequent"),
+                            OneHotEncoder(handle_unknown="ignore"),
+                        ),
+                        ["t"],
+                    )
+                ],
+                remainder="passthrough",
+            ),
+            LogisticRegression(),
+        ).fit(d, labels(d)),
     ),
     fitted(
         "ids beyond 2**53 in one-hot",

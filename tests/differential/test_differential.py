@@ -46,6 +46,7 @@ FEW = (
     *("a line", "every kind comes back", "text in capitals", "a dict of arrays", "records"),
     *("every cell of JSON", "always the same", "a number for a known word"),
     *("missing values come back", "missing text comes back", "which columns there are"),
+    *("what each cell is", "missing words are the usual ones", "missing words in one-hot"),
     *("minus the mean", "rank", "running sum", "over the number of rows", "its place of eight"),
     *("gaps filled with the mean", "one output mixes", "the word before", "mean of its chunk"),
     *("drops what is negative", "drops gaps", "each row twice", "the mean alone"),

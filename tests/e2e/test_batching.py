@@ -36,6 +36,10 @@ class Column(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return self.function(model_input["x"])
 
 
+def _thirds(x: Any) -> list[float]:
+    return [float(value) / 3 for value in x]
+
+
 # Each with a request and with what its neighbours ask.
 COLUMNS: dict[str, tuple[Callable[[Any], Any], list[float], list[float]]] = {
     "less_mean": (lambda x: (x - x.mean()).to_numpy(), [1.0, 3.0], [1000.0]),
@@ -87,6 +91,11 @@ def save(folder: Path) -> dict[str, Path]:
             input_example=example,
             pip_requirements=["numpy"],
         )
+    mlflow.pyfunc.save_model(
+        folder / "unsigned",
+        python_model=Column(_thirds),
+        pip_requirements=["numpy"],
+    )
     torch.manual_seed(0)
     steps = Schema([TensorSpec(np.dtype(np.float32), (-1, -1, 3))])
     mlflow.pytorch.save_model(
@@ -97,7 +106,7 @@ def save(folder: Path) -> dict[str, Path]:
         serialization_format="pickle",
         pip_requirements=["torch"],
     )
-    return {name: folder / name for name in (*COLUMNS, "recurrent")}
+    return {name: folder / name for name in (*COLUMNS, "recurrent", "unsigned")}
 
 
 @pytest.fixture(scope="module", name="saved")
@@ -134,7 +143,7 @@ def neighbours(client: Client, name: str, rows: Any) -> Iterator[None]:
     def ask() -> None:
         while not over.is_set():
             try:
-                client.predict(name, rows)
+                client.infer(name, rows) if name == "unsigned" else client.predict(name, rows)
             except HeadraceClientError as error:
                 trouble.append(error)
 
@@ -179,6 +188,23 @@ def test_real_requests_prove_what_made_up_rows_could_not(
     with neighbours(client, "coded", {"x": [7e8, 1.0]}):
         answers = [client.predict("coded", {"x": [1.7e9]}).array.tolist() for _ in range(ASKED)]
     assert answers == [[2.0]] * ASKED
+
+
+def test_a_model_of_which_nothing_is_known_is_proven_by_its_requests(
+    daemon: Daemon, client: Client, saved: dict[str, Path]
+) -> None:
+    """It has neither a signature nor an example; its outputs are settled with it."""
+    right = mlflow.pyfunc.load_model(str(saved["unsigned"])).predict
+    for number in range(12):
+        rows = {"x": np.array([number * 1.5, float(number)])}
+        client.infer("unsigned", rows)
+    assert daemon.wait_line("batching_found", model="unsigned")["verdict"] == "batched"
+
+    with neighbours(client, "unsigned", {"x": np.array([0.5])}):
+        answers = [client.infer("unsigned", {"x": np.array([2.0])}).array for _ in range(ASKED)]
+
+    assert {answer.dtype.name for answer in answers} == {"float64"}
+    assert [answer.tolist() for answer in answers] == [right(pd.DataFrame({"x": [2.0]}))] * ASKED
 
 
 @pytest.mark.parametrize("steps", [1, 10, 200])

@@ -1,14 +1,17 @@
 """What a daemon refuses to load, and what it cannot: told in the index, and the rest is served."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import models
 from headrace_client import Client, FailedPrecondition, InvalidArgument
+from headrace_server.wall import lacks
 from serving import Daemon
 
 pytestmark = pytest.mark.slow
@@ -21,6 +24,20 @@ BESIDE_ONNX = """
 flavors:
   onnx: {data: model.onnx, onnx_version: 1.0.0}
   python_function: {loader_module: pwn_mod, code: code}
+"""
+
+
+READS = """
+flavors:
+  onnx:
+    data: model.onnx
+    onnx_session_options:
+      extra_session_config:
+        session.model_external_initializers_file_folder_path: FOLDER
+"""
+RUNS = """
+flavors:
+  sentence_transformers: {sentence_transformers_version: 6.2.0}
 """
 
 
@@ -77,6 +94,67 @@ def test_without_pickle_only_data_is_loaded_and_the_rest_refused_by_name(
             client.load("graph", "models:/labels/1")
         assert_graph_answers(client)
     assert not mark.exists()
+
+
+def test_a_model_of_data_reads_no_file_of_the_host_and_runs_none(
+    serve: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(bytes(48))
+    reads = written(tmp_path / "reads", READS)
+    (reads / "MLmodel").write_text(READS.replace("FOLDER", str(tmp_path)))
+    shutil.copy(models.model("onnx_named").path / "model.onnx", reads)
+    runs = written(tmp_path / "runs", RUNS) / "model.sentence_transformer"
+    (runs / "0").mkdir(parents=True)
+    words = [{"path": "0", "type": "sentence_transformers.models.WordEmbeddings"}]
+    (runs / "modules.json").write_text(json.dumps(words))
+    (runs / "0" / "model.safetensors").write_text("")
+    (runs / "0" / "wordembedding_config.json").write_text(
+        json.dumps({"tokenizer_class": f"{tmp_path}--mod.Cls"})
+    )
+    (tmp_path / "mod.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    running = serve(
+        *("--set", "server.allow_pickle=false", "--set", "graph.trial=false"),
+        *("graph=models:/graph/1", f"reads={reads}", f"runs={tmp_path / 'runs'}"),
+    )
+    running.wait("ready")
+    with Client(running.address) as client:
+        assert_graph_answers(client)
+        told = reasons(client)
+    assert "'session.model_external_initializers_file_folder_path' in extra" in told["reads"]
+    assert "'tokenizer_class' in 'model.sentence_transformer/0/wordembedding" in told["runs"]
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.skipif(bool(lacks()), reason=f"this host lacks {', '.join(lacks())}")
+@pytest.mark.parametrize(
+    ("settings", "is_confined"),
+    [
+        (("server.allow_pickle=false",), True),
+        (("sandbox.confine=all",), True),
+        (("server.allow_pickle=false", "sandbox.confine=none"), False),
+    ],
+)
+def test_workers_are_confined_as_the_sandbox_says(
+    serve: Callable[..., Daemon], settings: tuple[str, ...], is_confined: bool
+) -> None:
+    running = serve(
+        *(option for setting in settings for option in ("--set", setting)),
+        *("--set", "graph.trial=false", "graph=models:/graph/1"),
+    )
+    running.wait("ready")
+    workers = [
+        child
+        for child in psutil.Process(running.process.pid).children()
+        if "headrace_server.worker" in child.cmdline()
+    ]
+    filters = {
+        Path(f"/proc/{one.pid}/status").read_text().split("Seccomp:\t")[1][0] for one in workers
+    }
+    assert filters == {"2" if is_confined else "0"}
+    with Client(running.address) as client:
+        assert_graph_answers(client)
+    assert running.stop() == 0
+    assert running.events("sandbox_incomplete") == []
 
 
 def test_only_allowed_flavors_and_sources_are_loaded(

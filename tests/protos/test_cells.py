@@ -1,14 +1,17 @@
 """Values that travel as JSON, against the types that an MLflow signature gives them."""
 
 import json
+import math
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cells import CellError, read_cell, sample_cell
+from headrace.cells import CellError, read_cell, revive, sample_cell, write_cell
+from headrace.jsontext import read_json, spell, write_json
 from headrace.signature import TensorSpec
 
 DOUBLE = {"type": "double"}
@@ -35,6 +38,11 @@ def array_of(items: dict[str, Any]) -> dict[str, Any]:
     [
         (array_of(DOUBLE), "[1, 2.5]", [1.0, 2.5]),
         (array_of(DOUBLE), "[]", []),
+        (array_of(DOUBLE), '[1.5, "Infinity", "-Infinity"]', [1.5, math.inf, -math.inf]),
+        (DOUBLE, '"-Infinity"', -math.inf),
+        (array_of({"type": "string"}), '["NaN"]', ["NaN"]),
+        ({"type": "any"}, '["NaN"]', ["NaN"]),
+        (None, '["NaN"]', ["NaN"]),
         (array_of(DOUBLE), " [1]\n", [1.0]),
         (array_of({"type": "integer"}), "[2147483647, -2147483648]", [2147483647, -2147483648]),
         (array_of(array_of({"type": "integer"})), "[[1], []]", [[1], []]),
@@ -71,6 +79,51 @@ def test_an_integer_where_a_float_is_wanted_is_a_float() -> None:
     assert isinstance(value, float)
 
 
+def test_nan_as_text_is_nan_where_a_float_is_wanted() -> None:
+    (value,) = read_cell('["NaN"]', column(array_of({"type": "float"})))
+
+    assert math.isnan(value)
+
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+def strictly(text: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@given(documents)
+def test_what_is_written_is_json_and_read_back_as_it_was(value: Any) -> None:
+    text = write_json(value)
+
+    strictly(text)
+    assert read_json(text) == spell(value)
+
+
+@given(st.lists(st.floats()))
+def test_a_cell_of_floats_comes_back_as_it_was(numbers: list[float]) -> None:
+    spec = column(array_of(DOUBLE))
+
+    text = write_cell(numbers, spec.schema)
+
+    strictly(text)
+    np.testing.assert_equal(read_cell(text, spec), numbers)
+    np.testing.assert_equal(revive(read_json(text), spec.schema), numbers)
+
+
+@pytest.mark.parametrize("schema", [None, array_of({"type": "string"}), OWNER])
+def test_a_cell_with_nan_where_no_float_is_wanted_is_not_written(schema: Any) -> None:
+    with pytest.raises(CellError, match="NaN has a place in JSON only as a float or double"):
+        write_cell([math.nan], column(schema).schema)
+
+
 def test_instants_within_a_value_become_what_the_reader_asks_for() -> None:
     found = read_cell(
         '["2024-05-06T07:08:09"]', column(array_of({"type": "datetime"})), datetime.fromisoformat
@@ -82,6 +135,12 @@ def test_instants_within_a_value_become_what_the_reader_asks_for() -> None:
 @pytest.mark.parametrize(
     ("schema", "text", "why"),
     [
+        (array_of(DOUBLE), b"[NaN]", 'expected JSON, got bare NaN: JSON has it as the text "NaN"'),
+        (None, b"-Infinity", "expected JSON, got bare -Infinity"),
+        (array_of(DOUBLE), b"[1e999]", "expected double at '[0]', got a number beyond its range"),
+        (array_of(DOUBLE), b"[1, -1e999]", "expected double at '[1]', got a number beyond its"),
+        (array_of(DOUBLE), b'["nan"]', "expected double at '[0]', got text"),
+        (array_of({"type": "long"}), b'["NaN"]', "expected long at '[0]', got text"),
         (array_of(DOUBLE), b"[1,", "expected JSON, got text that is none at character 3"),
         (array_of(DOUBLE), b"[1] 2", "expected JSON, got text that is none at character 4"),
         (array_of(DOUBLE), b"\xff", "expected JSON, got bytes that are not UTF-8"),

@@ -1,6 +1,7 @@
 """Signature: which tensors fit, and what is said about those that do not."""
 
 import json
+import math
 from itertools import product
 
 import pytest
@@ -271,3 +272,16 @@ def test_a_signature_survives_json(one: Signature, other: Signature) -> None:
     signature = Signature(one.inputs, other.inputs, params)
 
     assert Signature.from_json(json.loads(json.dumps(signature.to_json()))) == signature
+
+
+def test_defaults_that_are_no_numbers_survive_json() -> None:
+    params = (
+        ParamSpec("scale", "double", math.inf),
+        ParamSpec("sizes", "float", [1.0, -math.inf], (-1,)),
+        ParamSpec("name", "string", "Infinity"),
+    )
+    signature = Signature((), params=params)
+
+    text = json.dumps(signature.to_json(), allow_nan=False)
+
+    assert Signature.from_json(json.loads(text)) == signature

@@ -26,6 +26,7 @@ def test_kinds_are_never_renumbered() -> None:
         "RUN_FAILED": 14,
         "UNLOADED": 15,
         "LOADING": 16,
+        "FOUND": 17,
         "ASK": 20,
         "ANSWER": 21,
         "PROGRESS": 22,

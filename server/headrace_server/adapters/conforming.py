@@ -8,6 +8,7 @@ neighbours keep theirs.
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from headrace.jsontext import spelled
 from headrace.signature import TensorSpec
 
 from .base import NO_PARAMS, Array, LoadError, Params, Tensors
-from .raw import is_null, nested, objects, raw_array, regular, rows_of, scalar
+from .raw import is_null, is_utf8, nested, objects, raw_array, regular, rows_of, scalar
 from .settling import settle
 from .words import json_of
 
@@ -27,12 +28,8 @@ _INSTANT: Final = np.dtype("datetime64[ns]")
 _OBJECT: Final = np.dtype(object)
 # A sentence shows no more of a number.
 _SHOWN_CHARS_MAX: Final = 40
-_TEXTS: Final[Mapping[str, frozenset[type]]] = {
-    "string": frozenset({str}),
-    "binary": frozenset({bytes}),
-}
 _FAR_INSTANT: Final = "an instant beyond 64 bits of nanoseconds (1677 to 2262)"
-_ANY_TEXT: Final = frozenset({str, bytes})
+_TEXTS: Final = frozenset({str, bytes})
 
 
 class OutputsUnlike(Exception):
@@ -91,6 +88,17 @@ class Form:
         """
         self._specs = {spec.name: spec for spec in outputs}
         self._defaults = defaults
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known of the outputs."""
+        return bool(self._specs)
+
+    def learn(self, answers: Sequence[tuple[int, Tensors]]) -> tuple[TensorSpec, ...]:
+        """Settle outputs of which nothing was known by *answers* to so many rows each."""
+        outputs = settle((), answers)
+        self._specs = {spec.name: spec for spec in outputs}
+        return outputs
 
     def conform(
         self, outputs: Tensors, params: Params = NO_PARAMS, wanted: Sequence[str] = ()
@@ -247,10 +255,14 @@ class _Output:
         """The elements where their own types tell that they are right; else None."""
         kinds = set(map(type, items))
         if self._dtype is _OBJECT:
-            is_right = kinds <= _TEXTS.get(self._spec.kind, _ANY_TEXT)
-            # What is not ASCII might have no UTF-8.
-            is_right = is_right and (str not in kinds or all(map(_is_ascii, items)))
+            is_right = kinds <= (_TEXTS if self._spec.kind != "binary" else {bytes})
+            # What is not ASCII might have no UTF-8, or be none.
+            is_free = kinds == {bytes} and self._spec.kind != "string"
+            is_right = is_right and (is_free or all(item.isascii() for item in items))
             return objects(items) if is_right else None
+        if kinds <= {float, NoneType} and self._dtype == np.float64:
+            items = [np.nan if item is None else item for item in items]
+            return np.fromiter(items, self._dtype, len(items))
         if (kinds, self._dtype) in _AT_ONCE:
             try:
                 return np.fromiter(items, self._dtype, len(items))
@@ -264,7 +276,7 @@ class _Output:
         for index, item in enumerate(items):
             try:
                 if kind == "O":
-                    values.append(_text(item, _TEXTS.get(self._spec.kind, _ANY_TEXT)))
+                    values.append(_text(item, self._spec.kind))
                 elif kind == "M":
                     values.append(_instant(item))
                 else:
@@ -282,7 +294,6 @@ class _Output:
 
 
 _AT_ONCE: Final = [
-    ({float}, np.dtype(np.float64)),
     ({int}, np.dtype(np.int64)),
     ({bool}, np.dtype(np.bool_)),
 ]
@@ -292,10 +303,6 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         want in (-1, size) for want, size in zip(wanted, shape, strict=True)
     )
-
-
-def _is_ascii(text: str | bytes) -> bool:
-    return isinstance(text, bytes) or text.isascii()
 
 
 def _lossy(array: Any, target: np.dtype[Any]) -> Any:
@@ -362,15 +369,19 @@ def _number(value: Any, dtype: np.dtype[Any]) -> Any:
     raise _Unfit(_told(number))
 
 
-def _text(value: Any, wanted: frozenset[type]) -> Any:
-    if isinstance(value, str) and str in wanted:
+def _text(value: Any, kind: str) -> Any:
+    """Text or bytes, of which a string is the one or the other in UTF-8, and binary is bytes."""
+    if isinstance(value, str) and kind != "binary":
         try:
             value.encode()
         except UnicodeEncodeError:
             raise _Unfit("text that has no UTF-8") from None
         return str(value)
-    if isinstance(value, bytes | bytearray | memoryview) and bytes in wanted:
-        return bytes(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+        if kind == "string" and not is_utf8(data):
+            raise _Unfit("bytes that are no UTF-8")
+        return data
     # NaN is how pandas says null among texts.
     is_nan = isinstance(value, float | np.floating) and np.isnan(value)
     raise _Unfit("null" if is_nan else _told(value))

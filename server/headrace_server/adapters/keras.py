@@ -36,6 +36,7 @@ from .base import (
     name_outputs,
     stack_columns,
 )
+from .kerasweights import check_weights
 from .probe import INNER_SIZES
 from .quickways import Yardstick
 from .raw import mapped
@@ -229,6 +230,8 @@ def _open(artifact: Artifact) -> Any:
     file = next((file for file in files if file.exists()), None)
     if file is None:
         raise LoadError(f"{data.name!r} holds neither 'model.keras' nor 'model.h5'")
+    if not is_unpickling_allowed():
+        check_weights(file)
     try:
         return keras.saving.load_model(
             str(file),

@@ -19,13 +19,15 @@ from headrace.signature import Signature, TensorSpec
 
 from .base import Adapter, LoadError, Tensors, cause
 from .conforming import settle
-from .proof import Finding, Prover, Run, Verdict
+from .proof import TRAFFIC_ROWS, Finding, Prover, Run, Verdict
 from .samples import example_rows, synthetic_rows
 from .variety import varied_rows
 from .warmup import ANY, Allowed, predict_padded
 
 # Sizes tried for inner axes of any size, in turn: 1 suits most models, convolutions want more.
 INNER_SIZES = (1, 2, 8, 32)
+# As many as a request has, and more.
+ROWS_UNBOUND = 2**31 - 1
 # Rows other than zeros that are tried where the model takes none of these.
 _VARIED_TRIED = 6
 
@@ -54,6 +56,7 @@ class Probe:
     Attributes:
         finding: Whether requests may share a call, and why.
         rows_max: 1 for a model that runs no more than a row at a time; else 0.
+        rows_proven: Up to so many rows a request may be cut over several calls.
         outputs: The outputs as they were settled; empty where the model was not run with success.
         signature: The effective signature, with these; None where the model's inputs are unknown.
         seconds: How long probing took.
@@ -62,6 +65,7 @@ class Probe:
 
     finding: Finding
     rows_max: int
+    rows_proven: int
     outputs: tuple[TensorSpec, ...]
     signature: Signature | None
     seconds: float
@@ -110,9 +114,14 @@ def _look(
     sample: Tensors | None = None
     inner = 1
 
-    def found(verdict: Verdict, why: str, rows_max: int = 0) -> Probe:
+    def found(verdict: Verdict, why: str, rows_max: int = 0, rows_proven: int = 1) -> Probe:
         finding = _ruled(Finding(verdict, why), said)
-        return Probe(finding, rows_max, outputs, signature, 0.0, sample)
+        if said.batched or allowed.rows:
+            # By the operator's word, or since the model runs no more at once.
+            rows_proven = ROWS_UNBOUND
+        elif verdict is not Verdict.BATCHED:
+            rows_proven = TRAFFIC_ROWS
+        return Probe(finding, rows_max, rows_proven, outputs, signature, 0.0, sample)
 
     if example is not None:
         sample, answer = _run_example(run, signature, example)
@@ -136,6 +145,7 @@ def _look(
     if signature is not None and not signature.is_batchable:
         return found(Verdict.WHOLE, "the signature fixes the number of rows")
     if _rows(sample) != 1 or not all(array.ndim for array in sample.values()):
+        outputs = _loosened(outputs, declared)
         return found(Verdict.WHOLE, "the model runs its input example, but not one row of it")
     prover = Prover(
         run,
@@ -146,7 +156,28 @@ def _look(
     )
     proven = prover.prove(example, inner)
     outputs = settle(declared, seen + prover.answers, is_inner_free=is_inner_free)
-    return found(proven.verdict, proven.why, rows_max=int(prover.is_frozen_at_one))
+    has_any_rows = proven.verdict is Verdict.WHOLE and not prover.is_frozen_at_one
+    if has_any_rows and not _is_closed(signature):
+        outputs = _loosened(outputs, declared)
+    return found(
+        proven.verdict, proven.why, int(prover.is_frozen_at_one), rows_proven=prover.rows_proven
+    )
+
+
+def _is_closed(signature: Signature | None) -> bool:
+    """Whether the signature says all sizes of all inputs."""
+    return signature is not None and all(-1 not in spec.shape for spec in signature.inputs)
+
+
+def _loosened(
+    outputs: Sequence[TensorSpec], declared: Sequence[TensorSpec]
+) -> tuple[TensorSpec, ...]:
+    """*outputs* of a model whose answers follow no rows: of any sizes, unless they are declared."""
+    known = {spec.name: spec.shape for spec in declared}
+    return tuple(
+        spec if known.get(spec.name) == spec.shape else replace(spec, shape=(-1,) * len(spec.shape))
+        for spec in outputs
+    )
 
 
 def _ruled(finding: Finding, said: Said) -> Finding:
@@ -168,7 +199,8 @@ def _run_example(
 ) -> tuple[Tensors, Tensors]:
     """The example's first row and the answer to it, or all of it where one row alone fails."""
     error: Exception | None = None
-    for rows in sorted({1, _rows(example)}):
+    # All of it as it is: its inputs may have different numbers of rows.
+    for rows in (1, 0) if _rows(example) == 1 else (1, _rows(example), 0):
         try:
             sample = example_rows(example, signature, rows)
             return sample, run(sample)

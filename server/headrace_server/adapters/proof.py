@@ -26,8 +26,11 @@ Run = Callable[[Tensors], Tensors]
 _ROWS_MIN = 3
 _ROWS_MAX = 6
 _TRIED_MAX = 32
-# A batch of more rows than one of the usual widths of vector units and chunks: a prime number.
-_MANY_ROWS = 37
+# Batches of more rows than vector units, chunks and usual batches have: prime numbers.
+_MANY_ROWS = (37, 257, 1031)
+_MANY_BYTES_MAX = 16 << 20
+# Rows of a trial with real requests; by these a model is proven for no more.
+TRAFFIC_ROWS = 64
 # What is tried beyond the least takes so long at most (seconds).
 _EXTRA_S = 2.0
 
@@ -70,6 +73,7 @@ class Prover:
 
     Attributes:
         is_frozen_at_one: Whether it runs one row, but no two together.
+        rows_proven: With how many rows at once it was run.
         answers: What it answered to so many rows, as its adapter finished it.
     """
 
@@ -92,11 +96,12 @@ class Prover:
             precision: In what the model computes.
         """
         self.is_frozen_at_one = False
+        self.rows_proven = 1
         self.answers: list[tuple[int, Tensors]] = []
         self._specs: Mapping[str, TensorSpec] = {}
         self._run = run
         self._signature = signature
-        self._rows_max = rows_max or _MANY_ROWS
+        self._rows_max = rows_max or _MANY_ROWS[-1]
         self._is_careful = is_careful
         self._tolerance = Tolerance(precision)
         self._extra_until = 0.0
@@ -199,9 +204,7 @@ class Prover:
 
     def _compare_further(self, rows: Sequence[_Row]) -> None:
         """Many rows at once; rows at the edge; rows whose optional inputs are left out."""
-        count = min(_MANY_ROWS, self._rows_max)
-        if count > len(rows) and self._has_time(count * self._row_s):
-            self._run_together([rows[at % len(rows)] for at in range(count)])
+        self._compare_many(rows)
         edges = edge_rows(rows[0].tensors, self._signature, is_careful=self._is_careful)
         for name, tensors in edges:
             if not self._has_time():
@@ -211,6 +214,19 @@ class Prover:
         required = {spec.name for spec in specs if not spec.optional}
         if required and len(required) < len(specs) and self._has_time():
             self._compare_without_optional(rows, required)
+
+    def _compare_many(self, rows: Sequence[_Row]) -> None:
+        """The same rows over and over, in batches of ever more rows."""
+        row_bytes = max(sum(array.nbytes for array in row.tensors.values()) for row in rows)
+        row_s = self._row_s
+        for many in _MANY_ROWS:
+            count = min(many, self._rows_max)
+            is_small = count * row_bytes <= _MANY_BYTES_MAX
+            if count <= self.rows_proven or not is_small or not self._has_time(count * row_s):
+                return
+            began = time.monotonic()
+            self._run_together([rows[at % len(rows)] for at in range(count)])
+            row_s = (time.monotonic() - began) / count
 
     def _compare_edge(self, name: str, rows: Sequence[_Row], tensors: Tensors) -> None:
         """A row with *name* between two others: each answered, or refused, as if alone."""
@@ -269,6 +285,7 @@ class Prover:
             raise _Refuted(
                 f"1 row gives the outputs {list(rows[0].answer)}, {count} rows {list(answer)}"
             )
+        self.rows_proven = max(self.rows_proven, count)
         if count <= _ROWS_MAX:
             self.answers.append((count, answer))
         answer = self._typed(answer)

@@ -25,6 +25,15 @@ def is_null(value: Any) -> bool:
     return type(value).__name__ in _NULLS
 
 
+def is_utf8(data: bytes) -> bool:
+    """Whether *data* is text."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def objects(items: Sequence[Any]) -> Array:
     """An array of *items* as they are: numpy would make further axes of lists of one length."""
     return np.fromiter(items, object, len(items))

@@ -13,7 +13,7 @@ from .base import Array, Tensors
 
 
 def example_rows(example: Tensors, signature: Signature | None, rows: int) -> Tensors:
-    """*rows* rows of *example*, from its first on and over again where it has fewer.
+    """*rows* rows of *example*, from its first on and over again where it has fewer; 0 for all.
 
     With a signature they come in its order and with its datatypes, as a caller's would; inputs
     that the example leaves out are left out. A tensor without a row axis stays as it is. The one
@@ -28,7 +28,7 @@ def example_rows(example: Tensors, signature: Signature | None, rows: int) -> Te
             if spec.name in example
         }
     return {
-        name: array[np.arange(rows) % len(array)] if array.ndim else array
+        name: array[np.arange(rows) % len(array)] if array.ndim and rows else array
         for name, array in example.items()
     }
 

@@ -21,6 +21,7 @@ from .base import (
     Params,
     Tensors,
     all_required,
+    is_unpickling_allowed,
     loading,
     name_outputs,
 )
@@ -55,9 +56,9 @@ class SentenceTransformersAdapter(Adapter):
             prepare_hub(device)
             import sentence_transformers
 
-            # As MLflow does: code in the artifact is a part of the model.
+            # As MLflow does: code in the artifact is a part of the model, where it may have any.
             self._model = sentence_transformers.SentenceTransformer(
-                str(folder), device=device.name, trust_remote_code=True
+                str(folder), device=device.name, trust_remote_code=is_unpickling_allowed()
             )
         method = getattr(self._model, artifact.method or "encode", None)
         if not callable(method):

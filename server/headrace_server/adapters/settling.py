@@ -16,7 +16,7 @@ from headrace.datatypes import BYTES, DATATYPES, datatype_of
 from headrace.signature import TensorSpec
 
 from .base import Array, LoadError
-from .raw import is_null, nested, raw_array, regular, rows_of, scalar
+from .raw import is_null, is_utf8, nested, raw_array, regular, rows_of, scalar
 from .words import json_of
 
 # What is seen in an output beside numbers.
@@ -36,8 +36,10 @@ class _Seen:
     Attributes:
         kinds: What was no number.
         dtypes: numpy's types of numbers; Python's own integers have none.
+        nan_dtypes: numpy's types of floats that were all NaN.
         integers: Of these the least and the greatest.
         is_whole: Whether all floats were whole numbers, as integers are that pandas made floats of.
+        is_utf8: Whether all bytes were text in UTF-8, as some frameworks have their texts.
         has_null: Whether a value was missing.
         has_nan: Whether one was NaN, which is a null among values that are no floats.
         sizes: Of rows that were lists or arrays of their own, the shapes.
@@ -46,8 +48,10 @@ class _Seen:
 
     kinds: set[str] = field(default_factory=set)
     dtypes: set[np.dtype[Any]] = field(default_factory=set)
+    nan_dtypes: set[np.dtype[Any]] = field(default_factory=set)
     integers: tuple[int, int] | None = None
     is_whole: bool = True
+    is_utf8: bool = True
     has_null: bool = False
     has_nan: bool = False
     sizes: set[tuple[int, ...]] = field(default_factory=set)
@@ -94,12 +98,18 @@ class _Seen:
         datatype_of(array.dtype)
         if kind in "USM":
             self.kinds.add({"U": _TEXT, "S": _BYTES, "M": _INSTANT}[kind])
+            self.is_utf8 &= kind != "S" or all(map(is_utf8, array.ravel().tolist()))
             return
-        self.dtypes.add(array.dtype.newbyteorder("="))
+        dtype = array.dtype.newbyteorder("=")
         if kind == "f":
             is_nan = np.isnan(array)
             self.has_nan |= bool(is_nan.any())
             self.is_whole &= bool((is_nan | (np.trunc(array) == array)).all())
+            if array.size and is_nan.all():
+                # pandas has NaN for what is missing of any type.
+                self.nan_dtypes.add(dtype)
+                return
+        self.dtypes.add(dtype)
 
     def _look_at_rows(self, items: Sequence[Any], shape: tuple[int, ...]) -> tuple[int, ...]:
         """Python's own rows; the shape that they make together."""
@@ -152,6 +162,7 @@ class _Seen:
             self.kinds.add(_TEXT)
         elif isinstance(value, bytes | bytearray | memoryview):
             self.kinds.add(_BYTES)
+            self.is_utf8 &= is_utf8(bytes(value))
         elif isinstance(value, dt.date | np.datetime64):
             self.kinds.add(_INSTANT)
         else:
@@ -160,7 +171,9 @@ class _Seen:
     def _take_in(self, other: "_Seen") -> None:
         self.kinds |= other.kinds
         self.dtypes |= other.dtypes
+        self.nan_dtypes |= other.nan_dtypes
         self.is_whole &= other.is_whole
+        self.is_utf8 &= other.is_utf8
         self.has_null |= other.has_null
         self.has_nan |= other.has_nan
         if other.integers is not None:
@@ -250,6 +263,8 @@ def _fits(declared: TensorSpec, seen: _Seen) -> bool:
     """Whether some of what was seen is of the *declared* type, and nothing of a wider one."""
     if declared.datatype == BYTES.name:
         wanted = {"string": {_TEXT}, "binary": {_BYTES}}.get(declared.kind, {_TEXT, _BYTES})
+        if seen.is_utf8:
+            wanted = wanted | {_BYTES}
         return bool(seen.kinds & wanted)
     if declared.kind == "datetime":
         return _INSTANT in seen.kinds
@@ -271,7 +286,7 @@ def _deduced(seen: _Seen) -> tuple[str, str]:
     """Kind and datatype by what was *seen* alone."""
     is_number = bool(seen.dtypes) or seen.integers is not None
     if seen.is_untold and seen.has_nan:
-        return "tensor", "FP64"
+        return "tensor", datatype_of(np.result_type(*(seen.nan_dtypes or {_FLOAT}))).name
     if len(seen.sizes) > 1:
         return "json", BYTES.name
     if is_number and not seen.kinds:
@@ -309,6 +324,8 @@ def _common_shape(
 ) -> tuple[int, ...] | None:
     """The shape that an output has in all answers, open along the axes where it differs.
 
+    Where it does not follow the rows its sizes tell nothing of other answers.
+
     None where some rows are values and others are arrays of them.
     """
     follows = all(shape[:1] == (rows,) for rows, shape in shapes)
@@ -319,7 +336,7 @@ def _common_shape(
         return (-1,) * ranks.pop()
     sizes = zip(*(shape for _, shape in shapes), strict=True)
     common = tuple(size[0] if len(set(size)) == 1 else -1 for size in sizes)
-    return (-1, *common[1:]) if follows else common
+    return (-1, *common[1:]) if follows else (-1,) * len(common)
 
 
 def _covers(declared: tuple[int, ...], shape: tuple[int, ...]) -> bool:

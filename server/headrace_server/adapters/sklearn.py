@@ -67,12 +67,12 @@ class SklearnAdapter(TabularAdapter):
         return super().stage_nulls(tensors, nullable)
 
     def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
-        """That of floats: estimators of other packages may read integers of a matrix otherwise.
+        """None for integers: estimators of other packages may read those of a matrix otherwise.
 
         LightGBM's make FP32 of these, and FP64 of a DataFrame's.
         """
         dtype = super()._matrix_dtype(specs)
-        return dtype if dtype is not None and dtype.kind == "f" else None
+        return None if dtype is None or dtype.kind in "iu" else dtype
 
     def _is_in_order(self, signature: Signature) -> bool:
         """A model that was fitted with names may look for them; most refuse another order."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from string import Formatter
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from .base import (
     Tensors,
     all_required,
     default_params,
+    is_unpickling_allowed,
     loading,
     name_outputs,
 )
@@ -196,6 +198,8 @@ def _open(artifact: Artifact, device: Device) -> Any:
     types: dict[str, Any] = {
         name: getattr(transformers, str(config.get(f"{name}_type")), None) for name in names
     }
+    if not is_unpickling_allowed():
+        _refuse_others(weights, model_type, types.values())
     if weights is None or model_type is None or None in types.values():
         # Code that came with the model, adapters on top of it, and other ways to keep weights.
         import mlflow.transformers
@@ -208,6 +212,25 @@ def _open(artifact: Artifact, device: Device) -> Any:
         for name, found in types.items()
     }
     return transformers.pipeline(config["task"], model=model, device=device.name, **components)
+
+
+def _refuse_others(weights: Path | None, model_type: Any, components: Iterable[Any]) -> None:
+    """Refuse what is not made of transformers' own models and tokenizers.
+
+    Other classes there, of which some unpickle, have a from_pretrained too.
+    """
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    is_own = weights is not None and _is_kind_of(model_type, PreTrainedModel)
+    if not is_own or not all(_is_kind_of(one, PreTrainedTokenizerBase) for one in components):
+        raise LoadError(
+            "the pipeline is more than a model and a tokenizer of transformers' own, which "
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false forbids"
+        )
+
+
+def _is_kind_of(found: Any, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)
 
 
 def _is_offered_hub(config: Mapping[str, Any]) -> bool:
@@ -233,6 +256,10 @@ def _prompt_template(path: Path) -> str | None:
     from mlflow.models import Model
 
     template: str | None = (Model.load(str(file)).metadata or {}).get("prompt_template")
+    if template is not None and not is_unpickling_allowed():
+        for _, name, form, _ in Formatter().parse(template):
+            if name not in (None, "prompt") or form:
+                raise LoadError(f"its prompt_template asks for {name!r}: expected 'prompt' alone")
     return template
 
 

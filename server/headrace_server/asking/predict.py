@@ -6,6 +6,7 @@ the bare install alone. What a person can mend is a UsageError.
 
 import csv
 import json
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headrace.jsontext import spell
 from headrace_client import Client, HeadraceClientError, ModelMetadata, Prediction, Timings
 
 from ..errors import UsageError
@@ -230,7 +232,7 @@ def _print_csv(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
         columns = dict(chain.from_iterable(map(_flat, prediction.items())))
         if index == 0:
             writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerows(map(_cell_of, row) for row in zip(*columns.values(), strict=True))
 
 
 def _flat(output: tuple[str, npt.NDArray[Any]]) -> Iterator[tuple[str, list[Any]]]:
@@ -253,7 +255,8 @@ def _print_json(asker: _Asker, chunks: Iterator[Chunk], out: TextIO) -> None:
             rows = zip(*columns.values(), strict=True)
         for row in rows:
             record = dict(zip(columns, row, strict=True))
-            out.write(f"{separator}{json.dumps(record, ensure_ascii=False)}")
+            # NaN and infinities are text, as in all JSON of ours.
+            out.write(f"{separator}{json.dumps(spell(record), ensure_ascii=False)}")
             separator = ",\n"
     out.write("\n]\n")
 
@@ -281,7 +284,7 @@ def _add_times(table: Table, step: str, ns: Sequence[int]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON and CSV can hold: lists, text, numbers; None for what is no number."""
+    """What JSON and CSV can hold: lists, text, numbers."""
     if isinstance(value, np.ndarray) and value.ndim:
         return [_plain(element) for element in value]
     if isinstance(value, np.ndarray):
@@ -290,8 +293,13 @@ def _plain(value: Any) -> Any:
         return _decoded(value)
     if isinstance(value, np.floating):
         # The shortest digits of its own width: 0.1, not 0.10000000149011612.
-        return float(str(value)) if np.isfinite(value) else None
+        return float(str(value))
     return value.item()
+
+
+def _cell_of(value: Any) -> Any:
+    """A value as CSV has it, where NaN is an empty cell."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _decoded(value: bytes) -> str:

@@ -82,4 +82,6 @@ def _setup(settings: "Settings") -> Setup:
         tls_key=settings.tls.key,
         tls_client_ca=settings.tls.client_ca,
         tokens=settings.auth.tokens,
+        is_confining=settings.is_confining,
+        must_confine=settings.sandbox.required,
     )

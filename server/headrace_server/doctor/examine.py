@@ -9,6 +9,7 @@ from .finding import Finding, Setup, warning
 from .memory import check_memory
 from .network import check_network
 from .registry import REGISTRY_S_MAX, check_registry
+from .sandbox import check_sandbox
 from .security import check_security
 from .software import can_ask_about_serving, check_software
 from .storage import check_storage
@@ -30,6 +31,7 @@ _SERVING: Mapping[str, Check] = {
     "registry": check_registry,
     "network": check_network,
     "security": check_security,
+    "sandbox": check_sandbox,
     "cache": check_storage,
 }
 

@@ -46,7 +46,7 @@ def problem(name: str, text: str, remedy: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The settings that checks ask about: see `[server]`, `[tls]` and `[auth]`."""
+    """The settings that checks ask about: see `[server]`, `[tls]`, `[auth]` and `[sandbox]`."""
 
     tracking_uri: str = ""
     cache_dir: str = ""
@@ -61,6 +61,8 @@ class Setup:
     tls_key: str = ""
     tls_client_ca: str = ""
     tokens: str = ""
+    is_confining: bool = False
+    must_confine: bool = False
 
     @property
     def socket_path(self) -> str:

@@ -21,7 +21,8 @@ class LoadedInstance:
         failed_reloads: How many processes ended while they loaded it again, or before, in a row.
         on_change: Told when `is_up` changes after the first load; on the completions thread.
         on_fail: Told why a new process could not load it again; on the completions thread.
-        on_find: Told what traffic has shown of whether it batches; on the completions thread.
+        on_find: Told what traffic has shown of whether it batches, and the outputs where nothing
+            was known of them; on the completions thread.
     """
 
     number: int
@@ -32,7 +33,7 @@ class LoadedInstance:
     failed_reloads: int = 0
     on_change: Callable[["LoadedInstance"], None] | None = None
     on_fail: Callable[[str], None] | None = None
-    on_find: Callable[[Batching], None] | None = None
+    on_find: Callable[[Batching, list[Any]], None] | None = None
 
     @property
     def exec_s_max(self) -> float:

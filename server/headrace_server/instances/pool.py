@@ -14,6 +14,7 @@ from typing import Any
 
 from ..completions import Completions
 from ..errors import LoadFailed
+from .confined import Confinement
 from .loaded import LoadedInstance
 from .process import Spawner
 from .supervisor import SETTLED_S, Supervisor
@@ -23,6 +24,12 @@ from .worker import Worker
 _TRIALS_MAX = 4
 # How long a worker may take to free a model that was tried (seconds).
 _FREED_S_MAX = 10.0
+# Has Hugging Face's libraries, and what is built on them, fetch nothing.
+OFFLINE = dict.fromkeys(
+    ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1"
+)
+# Has libraries tell nobody what they are used for.
+_SILENT = dict.fromkeys(("HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"), "1")
 
 
 class WorkerPool:
@@ -37,7 +44,20 @@ class WorkerPool:
         cpu_workers_max: int | None = None,
         threads: int = 0,
         settled_s: float = SETTLED_S,
+        confinement: Confinement | None = None,
     ) -> None:
+        """No worker runs yet.
+
+        Args:
+            spawner: Starts their processes.
+            completions: Watches them.
+            arena_bytes_max: Size of each one's arena.
+            cpu_workers_max: How many share the CPU at most; None for one per core.
+            threads: Threads of one call on the CPU; 0 for what leaves none without a core.
+            settled_s: See `Supervisor`.
+            confinement: Where their processes are confined; None for not at all.
+        """
+        self._confinement = confinement
         self._spawner = spawner
         self._completions = completions
         self._arena_bytes_max = arena_bytes_max
@@ -210,10 +230,16 @@ class WorkerPool:
             self._spawner,
             self._completions,
             arena_bytes_max=self._arena_bytes_max,
-            environment=_gpu_order() | _thread_limits(self.threads_per_call),
+            environment={
+                **_gpu_order(),
+                **_thread_limits(self.threads_per_call),
+                **_offline(is_confined=self._confinement is not None),
+                **_SILENT,
+            },
             on_end=self._supervisor.note_end,
             is_trial=is_trial,
             command=command,
+            confinement=self._confinement,
         )
         self._completions.follow(worker)
         worker.start()
@@ -227,6 +253,14 @@ class WorkerPool:
 def _gpu_order() -> dict[str, str]:
     """Environment that has CUDA number GPUs as the driver and nvidia-smi do, unless told else."""
     return {"CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
+
+
+def _offline(*, is_confined: bool) -> dict[str, str]:
+    """Environment that has libraries fetch nothing from hubs of models, unless told else.
+
+    The operator tells by HF_HUB_OFFLINE, which all but the oldest of them obey.
+    """
+    return {} if "HF_HUB_OFFLINE" in os.environ and not is_confined else dict(OFFLINE)
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

@@ -24,6 +24,9 @@ from ..frames import Frame, FrameSocket, Kind
 _BURST_MAX = 64
 _EXIT_S_MAX = 5.0
 
+# Whether a child is given an environment variable of ours.
+Keeps = Callable[[str], bool]
+
 
 def python_of_ours(module: str) -> list[str]:
     """The command that runs *module* in the environment of this process."""
@@ -53,16 +56,25 @@ class Spawner:
         self._thread.start()
 
     def spawn(
-        self, command: Sequence[str], arguments: Sequence[str], fd: int, environment: dict[str, str]
+        self,
+        command: Sequence[str],
+        arguments: Sequence[str],
+        fd: int,
+        environment: dict[str, str],
+        keeps: Keeps | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `command --fd FD --parent PID arguments...` with *fd* inherited."""
+        """Start `command --fd FD --parent PID arguments...` with *fd* inherited.
+
+        Of our own environment it finds what *keeps* says, else all; *environment* in any case.
+        """
+        inherited = {name: said for name, said in os.environ.items() if not keeps or keeps(name)}
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 [*command, "--fd", str(fd), "--parent", str(os.getpid()), *arguments],
                 pass_fds=(fd,),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self._environment, **environment},
+                env={**inherited, **self._environment, **environment},
                 start_new_session=True,
             )
 
@@ -99,6 +111,7 @@ class Process:
         command: Sequence[str],
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        keeps: Keeps | None = None,
         *,
         on_frame: Callable[[Frame], None],
         on_end: Callable[[], None],
@@ -111,7 +124,9 @@ class Process:
         self._lock = threading.Lock()
         self._socket, theirs = FrameSocket.pair()
         with theirs:
-            self._popen = spawner.spawn(command, arguments, theirs.fileno(), environment or {})
+            self._popen = spawner.spawn(
+                command, arguments, theirs.fileno(), environment or {}, keeps
+            )
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._is_over = False

@@ -32,10 +32,11 @@ from ..errors import (
 from ..frames import Frame, Kind
 from ..heap import own_bytes
 from ..types import Batching
+from .confined import Cell, Confinement
 from .flights import Flights
 from .loaded import LoadedInstance
 from .loads import Loads
-from .process import Process, Spawner, python_of_ours
+from .process import Keeps, Process, Spawner, python_of_ours
 
 _COMMAND = tuple(python_of_ours("headrace_server.worker"))
 # What a socket says whose other end is gone, or that was closed because of it.
@@ -76,6 +77,7 @@ class Worker:
         on_end: Callable[["Worker"], None],
         command: Sequence[str] = (),
         is_trial: bool = False,
+        confinement: Confinement | None = None,
     ) -> None:
         """Nothing runs yet; see `start`.
 
@@ -88,6 +90,7 @@ class Worker:
             on_end: Told that a process ended which is to be replaced.
             command: What runs a process; empty for our own Python.
             is_trial: Whether its process is not replaced, until `adopt` is called.
+            confinement: Where its processes are confined; None for not at all.
         """
         self.name = name
         self.arena = Arena(arena_bytes_max)
@@ -98,6 +101,9 @@ class Worker:
         self._on_end = on_end
         self._command = command or _COMMAND
         self._is_trial = is_trial
+        self._confinement = confinement
+        # Of its latest process.
+        self._cell: Cell | None = None
         self._has_ended = False
         self._numbers = itertools.count(1)
         self._batches = itertools.count(1)
@@ -151,11 +157,19 @@ class Worker:
         Raises:
             OSError: No process can be spawned.
         """
+        arguments: tuple[str, ...] = ()
+        keeps: Keeps | None = None
+        if self._confinement is not None:
+            self._leave_cell()
+            self._cell = self._confinement.admit()
+            arguments, keeps = ("--wall", self._cell.wall.to_json()), self._confinement.keeps
         process = Process(
             self._spawner,
             self._completions,
             self._command,
-            environment=self._environment,
+            arguments,
+            self._environment,
+            keeps,
             on_frame=self._on_frame,
             on_end=lambda: self._on_process_end(process),
         )
@@ -285,6 +299,7 @@ class Worker:
         for instance in instances:
             self._fail_load(instance.number, "the server is ending")
         self.arena.close()
+        self._leave_cell()
 
     def set_crash_loop(self, why: str) -> None:
         """Note why the process counts as ending again and again; an empty text: no longer."""
@@ -293,6 +308,12 @@ class Worker:
             instances = list(self._instances.values())
         for instance in instances:
             self._tell(instance)
+
+    def _leave_cell(self) -> None:
+        """Remove what a confined process that ended has left behind."""
+        if self._cell is not None:
+            self._cell.close()
+            self._cell = None
 
     # On the completions thread.
 
@@ -430,9 +451,9 @@ class Worker:
         if instance is None:
             return
         # For the process that follows this one.
-        instance.spec["known"] = {"verdict": report["verdict"], "why": report["why"]}
+        instance.spec["known"] = {key: report[key] for key in ("verdict", "why", "outputs")}
         if instance.on_find is not None:
-            instance.on_find(Batching(report["verdict"], report["why"]))
+            instance.on_find(Batching(report["verdict"], report["why"]), report["outputs"])
 
     def _note_loaded(self, number: int) -> None:
         if (instance := self._instances.get(number)) is not None:

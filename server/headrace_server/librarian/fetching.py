@@ -14,11 +14,12 @@ from ..errors import LoadFailed, RegistryUnavailable
 from .cache import Cache, digest_of
 from .download import Progress, download, download_file
 from .example import write_example
+from .formats import why_no_data
 from .mlmodel import Description, describe, load
 from .places import is_allowed, links_out
 from .reference import local_path
 from .requirements import Requirements
-from .safety import Rules, is_data, judge
+from .safety import Rules, judge
 from .store import Store
 
 
@@ -89,7 +90,7 @@ class Fetcher:
             has_code=description.has_code,
             mlflow_version=description.mlflow_version,
             mismatches=Requirements.of(files).mismatches(),
-            is_data=is_data(description, files),
+            is_data=not why_no_data(description, files),
         )
 
     def signature(self, source: str) -> Signature | None:
@@ -160,10 +161,9 @@ class Fetcher:
             if directory is None or not os.path.isdir(directory):
                 return location
             for name, target in links_out(directory, source).items():
-                if not self._rules.pickle:
+                if not self._rules.sources or not self._rules.pickle:
                     raise LoadFailed(
-                        f"{source} is refused, since allow_pickle = false: {name!r} is a link that "
-                        "leads out of the model"
+                        f"{source} is refused: {name!r} is a link that leads out of the model"
                     )
                 if not is_allowed(target, self._rules.sources):
                     raise LoadFailed(

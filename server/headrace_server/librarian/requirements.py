@@ -13,6 +13,9 @@ from pathlib import Path
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
+from ..errors import LoadFailed
+from .inside import is_within
+
 _FILE = "requirements.txt"
 # Files that a requirements file may refer to: their content is part of what it says.
 _REFERS = re.compile(r"(?:-r|--requirement|-c|--constraint)[ =]*(\S+)")
@@ -41,7 +44,11 @@ class Requirements:
 
     @property
     def content(self) -> bytes:
-        """All that the requirements file says, with the files that it refers to."""
+        """All that the requirements file says, with the files that it refers to.
+
+        Raises:
+            LoadFailed: One of these lies outside of the model.
+        """
         return b"\0".join(path.read_bytes() for path in self._files())
 
     def mismatches(self) -> list[str]:
@@ -75,11 +82,19 @@ class Requirements:
                 yield requirement
 
     def _files(self) -> list[Path]:
-        """The requirements file and all that it refers to, each once."""
-        files = [] if self.file is None else [self.file]
+        """The requirements file and all that it refers to, each once.
+
+        Raises:
+            LoadFailed: One of them lies outside of the model.
+        """
+        if self.file is None:
+            return []
+        files = [self.file]
         for file in files:
             for name in _REFERS.findall(file.read_text(errors="replace")):
                 path = file.parent / name
+                if not is_within(path, self.file.parent):
+                    raise LoadFailed(f"its {file.name} refers to {name!r}, outside of the model")
                 if path.is_file() and path not in files:
                     files.append(path)
         return files

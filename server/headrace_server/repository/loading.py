@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -123,6 +124,7 @@ class Loader:
             "batched": None if settings.batched == "auto" else settings.batched,
             "is_deterministic": settings.deterministic,
             "known": None,
+            "is_only": settings.instances == 1 and not settings.device.count(","),
             "outputs": None,
         }
         # Modules that a model ships collide with another model's of the same name.
@@ -174,7 +176,9 @@ class Loader:
         model.memory_bytes = found["memory_bytes"]
         self._settle(model, fetched, booking)
         self._on_signed(model)
-        self._attach(model, started, key, rows_max=found["rows_max"])
+        self._attach(
+            model, started, key, rows_max=found["rows_max"], rows_proven=found["rows_proven"]
+        )
 
     def retire(self, model: ModelVersion, drain_s_max: float) -> bool:
         """Answer what *model* has accepted, then free all that it holds, if anything.
@@ -222,6 +226,7 @@ class Loader:
         key: str,
         *,
         rows_max: int,
+        rows_proven: int,
     ) -> None:
         settings = model.settings
         rows_max = rows_max or settings.batch_rows_max
@@ -235,6 +240,7 @@ class Loader:
             settings.queue_rows_max,
             settings.queue_bytes_max,
             is_whole=not model.is_batched,
+            cut_rows_max=rows_proven,
             levels=_levels(settings),
             predicts=settings.admission == "deadline",
         )
@@ -285,7 +291,7 @@ class Loader:
     ) -> None:
         """Batch *model*, or no longer, once its traffic has shown what it is."""
 
-        def on_find(found: Batching) -> None:
+        def on_find(found: Batching, outputs: list[Any]) -> None:
             if not model.heed(found):
                 return
             tell = _log.info if model.is_batched else _log.warning
@@ -299,7 +305,7 @@ class Loader:
             scheduler.run_whole(not model.is_batched)
             self._on_change()
             # Not on this thread, which all answers pass through.
-            keep = partial(self._tried.keep, key, found.verdict, found.why)
+            keep = partial(self._tried.keep, key, found, outputs)
             threading.Thread(target=keep, name="finding", daemon=True).start()
 
         loaded.on_find = on_find

@@ -16,6 +16,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from ..types import Batching
+
 # What of a LOAD frame says how a model is loaded.
 _HOW = ("flavor", "method", "tuning", "sizes", "buckets")
 
@@ -36,20 +38,23 @@ class Tried:
             self._root.mkdir(parents=True, exist_ok=True)
             (self._root / key).touch()
 
-    def known(self, key: str) -> dict[str, str] | None:
-        """What traffic has shown of the model of that *key*: verdict and why; None for nothing."""
+    def known(self, key: str) -> dict[str, Any] | None:
+        """What traffic has shown of the model of that *key*, as `keep` was told; None for nothing.
+
+        That is its verdict, why, and its outputs, each as `signature.spec_json` has it.
+        """
         try:
             found = json.loads((self._root / f"{key}.batching").read_text())
-            return {"verdict": str(found["verdict"]), "why": str(found["why"])}
+            return {name: found[name] for name in ("verdict", "why", "outputs")}
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def keep(self, key: str, verdict: str, why: str) -> None:
+    def keep(self, key: str, found: Batching, outputs: list[Any]) -> None:
         """Traffic has shown this. Where that cannot be kept, it is found out again."""
         with suppress(OSError):
             self._root.mkdir(parents=True, exist_ok=True)
             written = self._root / f".{key}.batching"
-            written.write_text(json.dumps({"verdict": verdict, "why": why}))
+            written.write_text(json.dumps({**found._asdict(), "outputs": outputs}))
             written.replace(self._root / f"{key}.batching")
 
 

@@ -54,6 +54,7 @@ class Limits:
         levels: The priorities, highest first.
         predicts: Whether a request is refused whose deadline cannot be met.
         is_whole: Whether every batch is one whole request, whatever its rows.
+        cut_rows_max: Rows of the largest request that is cut; a larger one runs alone.
     """
 
     rows_max: int = 128
@@ -63,6 +64,7 @@ class Limits:
     levels: tuple[Level, ...] = (Level(),)
     predicts: bool = False
     is_whole: bool = False
+    cut_rows_max: int = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -350,7 +352,7 @@ class Batcher:
         if self.policy.follows_rows:
             rows_max = self.policy.rows_taken(line.key, rows_max, now - line.oldest_at)
         is_whole = line.key.is_whole or self.limits.is_whole
-        cuts = self.limits.splits and not is_whole
+        cut_rows_max = self.limits.cut_rows_max if self.limits.splits and not is_whole else 0
         parts: list[Part] = []
         rows = 0
         is_split = False
@@ -363,7 +365,7 @@ class Batcher:
                     if parts:
                         break
                     # Too large for any batch: cut where that is possible, else alone and whole.
-                    if cuts:
+                    if request.rows <= cut_rows_max:
                         stop = start + rows_max - rows
                 request.taken_rows = stop
                 rows += stop - start

@@ -126,7 +126,9 @@ class Reruns:
             # Each whole: what was cut is told, for other parts of it are on their way.
             return _for_so_long(whole_requests(batch, now), now)
         elif is_out_of_memory:
-            cuts = self._batcher.limits.splits and not batch.is_whole
+            limits = self._batcher.limits
+            cuts = limits.splits and not batch.is_whole
+            cuts &= all(part.request.rows <= limits.cut_rows_max for part in batch.parts)
             pieces = take_apart(batch, 2, now, cuts=cuts)
         elif isinstance(error, ModelFailed):
             pieces = take_apart(batch, 2, now)

@@ -5,13 +5,21 @@ Weakest first: defaults, the tags of a model's version, headrace.toml, the envir
 
 from .effective import Settings
 from .sources import read_settings
-from .tables import AuthSettings, BucketBy, ModelSettings, ServerSettings, TlsSettings
+from .tables import (
+    AuthSettings,
+    BucketBy,
+    ModelSettings,
+    SandboxSettings,
+    ServerSettings,
+    TlsSettings,
+)
 from .uris import shown_uri, socket_path, split_model
 
 __all__ = [
     "AuthSettings",
     "BucketBy",
     "ModelSettings",
+    "SandboxSettings",
     "ServerSettings",
     "Settings",
     "TlsSettings",

@@ -9,7 +9,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from ..errors import UsageError
-from .tables import AuthSettings, ModelSettings, ModelTable, ServerSettings, TlsSettings
+from .tables import (
+    AuthSettings,
+    ModelSettings,
+    ModelTable,
+    SandboxSettings,
+    ServerSettings,
+    TlsSettings,
+)
 from .uris import anchored
 from .values import checked, did_you_mean, is_taggable
 
@@ -32,7 +39,7 @@ class Given:
     """One value that was said somewhere, checked.
 
     Attributes:
-        table: Its table: server, tls, auth or models.
+        table: Its table: server, tls, auth, sandbox or models.
         key: The setting.
         value: As the setting's type.
         layer: Who said it.
@@ -92,6 +99,7 @@ class Settings:
         server: The table `[server]`.
         tls: The table `[tls]`.
         auth: The table `[auth]`.
+        sandbox: The table `[sandbox]`.
         served: `[NAME=]URI` to serve; empty for every registered model.
         given: What was said, weakest first.
     """
@@ -99,8 +107,15 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
+    sandbox: SandboxSettings = field(default_factory=SandboxSettings)
     served: tuple[str, ...] = ()
     given: tuple[Given, ...] = ()
+
+    @property
+    def is_confining(self) -> bool:
+        """Whether workers are confined."""
+        is_wanted = self.sandbox.confine == "all"
+        return is_wanted or (self.sandbox.confine == "auto" and not self.server.allow_pickle)
 
     def for_model(self, name: str, tags: Mapping[str, str] | None = None) -> ModelSettings:
         """The settings of the model served as *name*, whose version bears *tags*.

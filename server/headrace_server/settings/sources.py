@@ -14,7 +14,7 @@ from .effective import Given, Layer, Settings
 from .environment import CONFIG_VARIABLE, read_environment
 from .file import read_file
 from .flags import read_flags, read_sets
-from .tables import AuthSettings, ServerSettings, TlsSettings
+from .tables import AuthSettings, SandboxSettings, ServerSettings, TlsSettings
 from .uris import absolute_tracking_uri, default_cache_dir, split_model
 
 FILE: Final = "headrace.toml"
@@ -58,6 +58,7 @@ def read_settings(
         ServerSettings.model_validate(said("server")),
         TlsSettings.model_validate(said("tls")),
         AuthSettings.model_validate(said("auth")),
+        SandboxSettings.model_validate(said("sandbox")),
         _served(given),
         tuple(given),
     )

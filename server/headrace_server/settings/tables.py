@@ -376,9 +376,26 @@ class AuthSettings(Table):
     open_health: bool = False
 
 
+class SandboxSettings(Table):
+    """`[sandbox]`: which worker processes are confined, and what those may touch all the same.
+
+    Attributes:
+        confine: Which ones: auto those that load under allow_pickle = false, all, or none.
+        required: Whether the server starts only where it can confine them wholly.
+        read: Further directories and files that confined workers may read.
+        variables: Further environment variables that confined workers are given.
+    """
+
+    confine: Literal["auto", "all", "none"] = "auto"
+    required: bool = False
+    read: Annotated[tuple[str, ...], Mark.PATH, Expected("a list of paths")] = ()
+    variables: Annotated[tuple[str, ...], Expected("a list of names of variables")] = ()
+
+
 TABLES: Final[Mapping[str, type[Table]]] = {
     "server": ServerSettings,
     "tls": TlsSettings,
     "auth": AuthSettings,
+    "sandbox": SandboxSettings,
     "models": ModelTable,
 }

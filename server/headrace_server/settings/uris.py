@@ -63,7 +63,9 @@ def default_cache_dir(environ: Mapping[str, str]) -> str:
 def anchored(table: str, key: str, value: Any, directory: str) -> Any:
     """*value*, with paths in it made absolute; *directory* is what they are relative to."""
     if is_path(table, key):
-        return str(Path(directory, Path(value).expanduser()).absolute()) if value else value
+        if isinstance(value, tuple):
+            return tuple(_anchored_path(item, directory) for item in value)
+        return _anchored_path(value, directory)
     match table, key:
         case "server", "tracking_uri":
             return absolute_tracking_uri(value, directory) if value else value
@@ -79,6 +81,10 @@ def anchored(table: str, key: str, value: Any, directory: str) -> Any:
         case "models", "uri":
             return _anchored_uri(value, directory) if value else value
     return value
+
+
+def _anchored_path(path: str, directory: str) -> str:
+    return str(Path(directory, Path(path).expanduser()).absolute()) if path else path
 
 
 def _anchored_model(item: str, directory: str) -> str:

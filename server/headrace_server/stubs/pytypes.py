@@ -99,7 +99,11 @@ class Declarations:
         return Types(value, f"Nullable{column}" if may_lack else column)
 
     def of_output(self, spec: TensorSpec) -> Types:
-        """What a caller gets for an output."""
+        """What a caller gets for an output; nothing for an optional one that a model leaves out."""
+        types = self._output(spec)
+        return Types(*(f"{one} | None" for one in types)) if spec.optional else types
+
+    def _output(self, spec: TensorSpec) -> Types:
         if not spec.is_column:
             array = _array(spec)
             return Types(_element(spec) if len(spec.shape) == 1 else array, array)

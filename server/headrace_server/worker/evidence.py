@@ -16,7 +16,7 @@ import numpy as np
 from ..adapters.base import Array, Params, Tensors, cause
 from ..adapters.comparing import Tolerance
 from ..adapters.memory import is_out_of_memory
-from ..adapters.proof import Finding, Verdict
+from ..adapters.proof import TRAFFIC_ROWS, Finding, Verdict
 from ..adapters.variety import together
 
 Predict = Callable[[Tensors, Params], Tensors]
@@ -30,7 +30,6 @@ _ALL_BYTES_MAX = 8 << 20
 _REQUESTS_MIN = 8
 _TRIALS_MIN = 8
 _TRIAL_REQUESTS_MAX = 8
-_TRIAL_ROWS_MAX = 64
 # An output that never differs is taken for constant after so many rows.
 _CONSTANT_ROWS = 256
 # Where the model is never idle, a trial may hold it up once in so long (seconds).
@@ -71,7 +70,11 @@ class _Refuted(Exception):
 
 
 class Evidence:
-    """What traffic shows of one model. Used by the thread of its instance alone."""
+    """What traffic shows of one model. Used by the thread of its instance alone.
+
+    Attributes:
+        answers: Once it has proven the model: to so many rows each, what the model answered.
+    """
 
     def __init__(self, predict: Predict, verdict: Verdict, *, precision: str = "fp32") -> None:
         """Nothing is known but *verdict*.
@@ -81,6 +84,7 @@ class Evidence:
             verdict: What the proof at load said: batched or unproven.
             precision: In what the model computes.
         """
+        self.answers: list[tuple[int, Tensors]] = []
         self._predict = predict
         self._is_proving = verdict is Verdict.UNPROVEN
         self._tolerance = Tolerance(precision)
@@ -150,6 +154,7 @@ class Evidence:
             return Finding(Verdict.WHOLE, str(refuted))
         self._is_proving = False
         count = len(proven.kept)
+        self.answers = [(seen.rows, seen.answer) for seen in proven.kept]
         self._forget()
         return Finding(Verdict.BATCHED, f"{count} requests answered alike alone and together")
 
@@ -195,7 +200,7 @@ class Evidence:
         first = _row(seen.answer, 0, only=name)
         return any(
             self._tolerance.difference(first, _row(seen.answer, at, only=name))
-            for at in range(1, min(seen.rows, _TRIAL_ROWS_MAX))
+            for at in range(1, min(seen.rows, TRAFFIC_ROWS))
         )
 
     def _differs(self, first: Seen, seen: Seen, name: str) -> bool:
@@ -214,7 +219,7 @@ class Evidence:
         chosen: list[Seen] = []
         rows = 0
         for seen in order[:_TRIAL_REQUESTS_MAX]:
-            if len(chosen) >= 2 and rows + seen.rows > _TRIAL_ROWS_MAX:
+            if len(chosen) >= 2 and rows + seen.rows > TRAFFIC_ROWS:
                 break
             chosen.append(seen)
             rows += seen.rows

@@ -32,6 +32,7 @@ from ..childlog import log
 from ..devices import Device, DeviceUnavailable, open_device
 from ..frames import FrameSocket, Kind
 from ..heap import own_bytes
+from ..wall import stay_within
 from .evidence import Evidence, Predict
 from .gpumemory import bound_growth
 from .serving import Serving, outward
@@ -81,6 +82,7 @@ class InstanceThread:
     def _main(self) -> None:
         instance, frames = self._spec["instance"], self._frames
         try:
+            stay_within(Path(self._spec["path"]).parent)
             with _LOADING:
                 frames.send_json(Kind.LOADING, {"instance": instance})
                 adapter = self._load()
@@ -156,10 +158,14 @@ class InstanceThread:
         if spec["outputs"] is not None:
             # As another instance of the model was seen to answer, or this one in another process.
             outputs = tuple(map(spec_of, spec["outputs"]))
+        elif not outputs and spec["known"] is not None:
+            outputs = tuple(map(spec_of, spec["known"]["outputs"]))
         signature = found.signature
         self._signature = None if signature is None else replace(signature, outputs=outputs)
         self._form = form = Form(outputs, default_params(signature))
-        if verdict is not Verdict.WHOLE and said.batched is None:
+        # Instances that answer whatever comes would each settle their outputs by themselves.
+        is_settled = form.is_known or spec["is_only"]
+        if verdict is not Verdict.WHOLE and said.batched is None and is_settled:
             predict: Predict = adapter.predict
             if allowed.rows:
                 predict = partial(predict_padded, adapter, sizes=allowed.rows)
@@ -181,6 +187,7 @@ class InstanceThread:
                 "verdict": verdict.value,
                 "why": found.finding.why,
                 "rows_max": found.rows_max,
+                "rows_proven": found.rows_proven,
                 "notes": list(adapter.notes),
                 "device": adapter.device.name,
                 "load_s": time.monotonic() - began,

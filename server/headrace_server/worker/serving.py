@@ -10,11 +10,12 @@ import queue
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from headrace.nulls import masks_of
-from headrace.signature import Signature
+from headrace.signature import Signature, TensorSpec, spec_json
 
 from ..adapters.base import NO_PARAMS, Adapter, Params, Tensors
 from ..adapters.conforming import Conformed, Form
@@ -153,9 +154,18 @@ class Serving:
 
     def _tell(self, finding: Finding) -> None:
         """Have the daemon know; a model that is whole is so for good."""
+        outputs: Sequence[TensorSpec] = ()
         if finding.verdict is Verdict.WHOLE:
             self._evidence = None
-        report = {"instance": self._number, "verdict": finding.verdict.value, "why": finding.why}
+        elif self._evidence is not None and not self._form.is_known:
+            # From now on they are the same whatever shares a batch.
+            outputs = self._form.learn(self._evidence.answers)
+        report = {
+            "instance": self._number,
+            "verdict": finding.verdict.value,
+            "why": finding.why,
+            "outputs": list(map(spec_json, outputs)),
+        }
         self._frames.send_json(Kind.FOUND, report)
 
     def _launch(self, run: RunFrame, received_ns: int) -> _Launched | None:

@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from headrace_server.adapters.keras import KerasAdapter
 from headrace_server.devices import open_device
 
 keras: Any = pytest.importorskip("keras", reason="needs Keras")
+h5py: Any = pytest.importorskip("h5py", reason="needs h5py, as Keras does")
 
 # Keras' torch backend turns tensors into arrays in a way that numpy 2 advises against.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -317,3 +319,43 @@ def test_a_model_of_a_backend_that_is_not_installed_is_served_on_one_that_is() -
 
     assert found.stdout.strip() == "torch"
     assert "keras_unsigned" in deep_models.NAMES
+
+
+@pytest.mark.parametrize("way", ["external", "virtual", "link", "no file"])
+def test_weights_that_lie_in_another_file_are_refused_where_code_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """HDF5 can say so; what the other file holds would come back in the model's answers."""
+    (tmp_path / "secret").write_bytes(bytes(32))
+    with h5py.File(tmp_path / "model.weights.h5", "w") as weights:
+        if way == "external":
+            weights.create_dataset("w", (4,), "f8", external=[(str(tmp_path / "secret"), 0, 32)])
+        elif way == "virtual":
+            layout = h5py.VirtualLayout((4,), "f8")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret"), "w", (4,))
+            weights.create_virtual_dataset("w", layout)
+        elif way == "link":
+            weights.create_group("layers")["w"] = h5py.ExternalLink(str(tmp_path / "secret"), "/")
+    given = keras.Input((2,), name="x")
+    keras.Model(given, keras.layers.Dense(1)(given)).save(tmp_path / "saved.keras")
+    (tmp_path / "data").mkdir()
+    with (
+        zipfile.ZipFile(tmp_path / "saved.keras") as source,
+        zipfile.ZipFile(tmp_path / "data" / "model.keras", "w") as target,
+    ):
+        for name in ("config.json", "metadata.json"):
+            target.writestr(name, source.read(name))
+        target.write(tmp_path / "model.weights.h5", "model.weights.h5")
+    if way == "no file":
+        (tmp_path / "data" / "model.keras").write_bytes(b"x")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    artifact = Artifact(tmp_path, {"data": "data"}, {}, None)
+    with pytest.raises(LoadError, match=r"lie in another file|a link to elsewhere|no .keras file"):
+        KerasAdapter(artifact, open_device("cpu"))
+
+
+def test_weights_that_are_all_there_are_loaded_where_code_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    assert KerasAdapter(models.model("keras_dense").artifact, open_device("cpu"))

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
-import xgboost
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -22,7 +21,6 @@ from headrace_server.adapters import Artifact, adapter_of
 from headrace_server.adapters.base import NO_PARAMS, Adapter, Tensors, without_nulls
 from headrace_server.adapters.pytorch import PytorchAdapter
 from headrace_server.adapters.sklearn import SklearnAdapter
-from headrace_server.adapters.xgboost import XgboostAdapter
 from headrace_server.devices import open_device
 from headrace_server.worker.nulls import without_masks
 
@@ -66,46 +64,33 @@ def estimator(folder: Path, model: Any, signature: Signature) -> SklearnAdapter:
 
 
 class Sum(BaseEstimator):  # type: ignore[misc]
-    """Adds up its columns, which a matrix and a frame do alike; NaN where one is missing."""
+    """Adds up two columns, which a matrix and a frame do alike; NaN where one is missing."""
 
     def predict(self, given: Any) -> Array:
         self.seen_ = type(given).__name__
         values = given.to_numpy(np.float64) if isinstance(given, pd.DataFrame) else given
-        total: Array = values.sum(axis=1)
+        total: Array = values.astype(np.float64) @ np.array([1.0, 2.0])
         return total
 
 
-def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(tmp_path: Path) -> None:
-    """Trees make one matrix of a flag beside a float."""
-    chance = np.random.default_rng(0)
-    frame = pd.DataFrame({"size": chance.normal(size=200), "is_new": chance.random(200) < 0.5})
-    fitted = xgboost.XGBRegressor(n_estimators=5, n_jobs=1)
-    fitted.fit(frame, frame["size"] + 3 * frame["is_new"])
-    fitted.save_model(tmp_path / "model.ubj")
-    config = {"data": "model.ubj", "model_class": "xgboost.sklearn.XGBRegressor"}
-    adapter = XgboostAdapter(Artifact(tmp_path, config, {}, COLUMNS), open_device("cpu"))
-    full = {name: frame[name].to_numpy()[:2] for name in frame}
-    specs = COLUMNS.inputs
+@pytest.mark.parametrize(("kind", "form"), [("boolean", "DataFrame"), ("double", "ndarray")])
+def test_a_batch_that_lacks_more_than_numbers_goes_in_as_mlflow_does_it(
+    tmp_path: Path, kind: str, form: str
+) -> None:
+    """Of numbers NaN is a value that the quick way was tried with."""
+    datatype, values = {
+        "boolean": ("BOOL", np.array([True, True])),
+        "double": ("FP64", np.array([1.0, 1.0])),
+    }[kind]
+    specs = tuple(TensorSpec(name, datatype, (-1,), kind) for name in ("a", "b"))
+    adapter = estimator(tmp_path, Sum(), Signature(specs))
     mask = np.array([False, True])
 
-    def staged(**masks: Any) -> Any:
-        tensors = {**full, **masks}
-        return adapter.stage_nulls(*without_masks(tensors, specs, masks_of(specs)))
-
-    assert isinstance(adapter.stage(full), np.ndarray)
-    assert isinstance(staged(**{"is_new.is_null": mask}), pd.DataFrame)
-    # Of numbers NaN is a value that the quick way was tried with.
-    assert isinstance(staged(**{"size.is_null": mask}), np.ndarray)
-
-
-def test_of_numbers_nan_is_a_value_that_the_quick_way_was_tried_with(tmp_path: Path) -> None:
-    specs = tuple(TensorSpec(name, "FP64", (-1,), "double") for name in ("a", "b"))
-    adapter = estimator(tmp_path, Sum(), Signature(specs))
-    full = {"a": np.array([1.0, 2.0]), "b": np.array([1.0, 0.0])}
-
-    nulls = {**full, "a.is_null": np.array([False, True])}
-    np.testing.assert_equal(asked(adapter, nulls), [2.0, np.nan])
+    assert adapter.predict({"a": values, "b": values})["output-0"].tolist() == [3.0, 3.0]
     assert adapter._model.seen_ == "ndarray"
+    tensors = {"a": values, "b": values, "b.is_null": mask}
+    np.testing.assert_equal(asked(adapter, tensors), [3.0, np.nan])
+    assert adapter._model.seen_ == form
 
 
 def test_a_column_that_was_left_out_is_there_beside_one_with_nulls(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How texts become vectors."""
 
 import functools
+import json
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -105,3 +106,22 @@ def test_an_artifact_without_its_folder_does_not_load(tmp_path: Path) -> None:
 
     with pytest.raises(LoadError, match=r"^the artifact lacks 'model.sentence_transformer'$"):
         SentenceTransformersAdapter(replace(model.artifact, path=tmp_path), open_device("cpu"))
+
+
+@pytest.mark.parametrize("switch", ["true", "false"])
+def test_code_that_a_model_names_is_run_only_where_code_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    shutil.copytree(models.model("st_mean").path, tmp_path / "model")
+    folder = tmp_path / "model" / "model.sentence_transformer"
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = f"{tmp_path}--mod.Cls"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "mod.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Cls: pass\n")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", switch)
+    artifact = replace(models.model("st_mean").artifact, path=tmp_path / "model")
+
+    with pytest.raises(LoadError):
+        SentenceTransformersAdapter(artifact, open_device("cpu"))
+
+    assert (tmp_path / "mark").exists() is (switch == "true")

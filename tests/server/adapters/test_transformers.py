@@ -2,9 +2,11 @@
 
 import functools
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -235,3 +237,37 @@ def test_the_defaults_of_the_signature_are_the_models_own() -> None:
     assert isinstance(signature, Signature)
     assert default_params(signature) == {"max_new_tokens": 4, "do_sample": False}
     assert "hf_generator" in deep_models.NAMES
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pipeline_model_type": "RagRetriever"},
+        {"pipeline_model_type": "AutoTokenizer"},
+        {"tokenizer_type": "RagRetriever"},
+        {"tokenizer_type": "GPT2Model"},
+        {"pipeline_model_type": "made_up"},
+    ],
+)
+def test_other_classes_of_the_library_are_refused_where_code_is(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    artifact = models.model("hf_classifier").artifact
+    with pytest.raises(LoadError, match="more than a model and a tokenizer"):
+        TransformersAdapter(
+            replace(artifact, config={**artifact.config, **config}), open_device("cpu")
+        )
+
+
+def test_a_template_asks_for_the_prompt_alone_where_code_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    model = models.model("hf_template")
+    assert TransformersAdapter(model.artifact, open_device("cpu"))
+    shutil.copytree(model.path, tmp_path / "model")
+    file = tmp_path / "model" / "MLmodel"
+    file.write_text(file.read_text().replace("{prompt}", "{prompt.__class__}"))
+    with pytest.raises(LoadError, match=r"asks for 'prompt.__class__'"):
+        TransformersAdapter(replace(model.artifact, path=tmp_path / "model"), open_device("cpu"))

@@ -170,9 +170,17 @@ def test_csv_cells_have_the_types_of_the_inputs(ask: Any) -> None:
     first, second, third = json.loads(ask("types", "rows.csv", content))
 
     instant = 1_704_153_600_000_000_000
-    assert list(first.values()) == [True, 255, -1, instant, 0.1, None, "x, y"]
-    assert list(second.values()) == [False, 0, 2**31 - 1, instant, None, 1e300, "é"]
-    assert list(third.values()) == [False, 1, 0, 2**53 + 1, None, 0.1, ""]
+    assert list(first.values()) == [True, 255, -1, instant, 0.1, "NaN", "x, y"]
+    assert list(second.values()) == [False, 0, 2**31 - 1, instant, "NaN", 1e300, "é"]
+    assert list(third.values()) == [False, 1, 0, 2**53 + 1, "-Infinity", 0.1, ""]
+
+
+def test_nan_is_an_empty_cell_of_csv_and_infinity_is_none(ask: Any) -> None:
+    content = "a_text,a_bool,a_byte,an_int,a_long,a_float,a_double\na,1,1,1,1,inf,nan\n"
+
+    _, row = ask("types", "rows.csv", content, output="csv").splitlines()
+
+    assert row == "True,1,1,1,inf,,a"
 
 
 def test_a_missing_number_is_nan_for_the_model(ask: Any, double: Double) -> None:

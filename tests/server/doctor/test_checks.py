@@ -17,10 +17,12 @@ from headrace_server.doctor.accelerators import check_accelerators
 from headrace_server.doctor.finding import Finding, Setup, Status
 from headrace_server.doctor.memory import check_memory
 from headrace_server.doctor.network import check_network
+from headrace_server.doctor.sandbox import check_sandbox
 from headrace_server.doctor.security import check_security
 from headrace_server.doctor.software import check_software
 from headrace_server.doctor.storage import check_storage
 from headrace_server.transport.tokens import Scope, append_entry, entry_of, make_token
+from headrace_server.wall import lacks
 
 
 def named(findings: Iterable[Finding], name: str) -> Finding:
@@ -441,3 +443,21 @@ def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, where: str)
 
     assert found.status is Status.PROBLEM
     assert "server.cache_dir" in found.remedy
+
+
+# Sandbox.
+
+
+def test_the_sandbox_is_as_good_as_the_host() -> None:
+    (unused,) = check_sandbox(Setup())
+    (wanted,) = check_sandbox(Setup(is_confining=True))
+    (needed,) = check_sandbox(Setup(is_confining=True, must_confine=True))
+
+    assert unused.status is Status.OK
+    if lacks():
+        assert (wanted.status, needed.status) == (Status.WARNING, Status.PROBLEM)
+        assert lacks()[0] in needed.text
+    else:
+        assert (wanted.status, needed.status) == (Status.OK, Status.OK)
+        assert "workers can be confined, by Landlock" in unused.text
+        assert "workers are confined" in wanted.text

@@ -123,6 +123,17 @@ def scripted(directory: Path) -> object:
     return Scripted()
 
 
+def changing(directory: Path) -> object:
+    """A model whose answers are int64, and float64 once there is a file *directory* / "later"."""
+
+    class Changing:
+        def predict(self, x: npt.NDArray[np.float64]) -> Any:
+            is_later = (directory / "later").exists()
+            return np.trunc(x[:, 0]).astype("f8" if is_later else "i8")
+
+    return Changing()
+
+
 def echo() -> object:
     """A model that returns its input."""
 
@@ -717,6 +728,24 @@ def test_a_worker_that_ends_again_and_again_is_in_a_crash_loop_until_it_has_sett
         plant.wait_ready(model)
         assert model.trouble == ""
         assert model.shown_state == "READY"
+
+
+def test_a_worker_that_follows_answers_in_the_types_that_the_first_one_settled(
+    plant: Plant,
+) -> None:
+    model = plant.load("changing", changing(plant.directory), Signature(SIGNATURE.inputs))
+    assert model.signature is not None
+    (output,) = model.signature.outputs
+    assert output.datatype == "INT64"
+    (plant.directory / "later").touch()
+
+    os.kill(plant.pid(), signal.SIGKILL)
+    plant.wait_down(model)
+    plant.wait_ready(model)
+
+    # 2.0 as float64 is another number as int64.
+    assert plant.ask(model, 2.0) == {output.name: struct.pack("<q", 2)}
+    assert isinstance(plant.ask(model, float("nan")), ModelFailed)
 
 
 def test_an_idle_worker_that_is_killed_costs_no_request(plant: Plant) -> None:

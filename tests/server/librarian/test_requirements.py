@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_server.errors import LoadFailed
 from headrace_server.librarian.requirements import Requirements
 
 HERE = ".".join(map(str, sys.version_info[:2]))
@@ -85,3 +86,12 @@ def test_files_that_are_referred_to_are_part_of_the_content(tmp_path: Path) -> N
 
     assert first != second
     assert b"numpy==1.26.4" in first
+
+
+def test_files_outside_of_the_model_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("numpy==1.26.4\n")
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("../secret", str(tmp_path / "secret")):
+        with pytest.raises(LoadFailed, match=r"refers to .*secret', outside of the model"):
+            _ = saved(model, f"-r {name}\n").content

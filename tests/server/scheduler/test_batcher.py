@@ -331,6 +331,21 @@ def test_cancelling_again_or_what_is_not_here_changes_nothing() -> None:
     assert waiting.rows == 1
 
 
+def test_a_request_of_more_rows_than_were_proven_is_not_cut() -> None:
+    small, large, larger = request(2), request(9), request(10)
+    waiting = batcher(small, large, larger, limits=Limits(4, cut_rows_max=9))
+
+    batches = [parts(dispatched(waiting.next_action(0.0))) for _ in range(5)]
+
+    assert batches == [
+        [(small, 0, 2)],
+        [(large, 0, 4)],
+        [(large, 4, 8)],
+        [(large, 8, 9)],
+        [(larger, 0, 10)],
+    ]
+
+
 def test_the_rest_of_a_request_that_was_cut_leaves_when_it_is_cancelled() -> None:
     large, small = request(10, nbytes=10), request(1, nbytes=1)
     waiting = batcher(large, small)

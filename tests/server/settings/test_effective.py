@@ -1,5 +1,7 @@
 """Effective settings: what a tag may do, and which models were meant."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -199,3 +201,24 @@ def test_an_operator_who_contradicts_himself_is_told_so_wherever_it_is_looked_at
         with pytest.raises(UsageError) as told:
             look()
         assert str(told.value) == ("[models.iris]: rows_max = 6 is not among rows_allowed = [4, 8]")
+
+
+@pytest.mark.parametrize(
+    ("sets", "is_confining"),
+    [
+        ((), False),
+        (("server.allow_pickle=false",), True),
+        (("sandbox.confine=all",), True),
+        (("server.allow_pickle=false", "sandbox.confine=none"), False),
+    ],
+)
+def test_workers_are_confined_where_no_code_may_come_or_as_the_operator_says(
+    sets: tuple[str, ...], is_confining: bool
+) -> None:
+    assert read_settings(config="/dev/null", sets=sets, environ={}).is_confining is is_confining
+
+
+def test_places_of_the_sandbox_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "headrace.toml").write_text('[sandbox]\nread = ["more", "/srv/x"]\n')
+    settings = read_settings(config=str(tmp_path / "headrace.toml"), environ={})
+    assert settings.sandbox.read == (str(tmp_path / "more"), "/srv/x")

@@ -24,7 +24,9 @@ FILES = {
     "[iris]\nrows_max = 1": (
         "headrace.toml:1: there is no table 'iris'; the settings of a model stand in [models.iris]"
     ),
-    "[xyzzy]": ("headrace.toml:1: there is no table 'xyzzy'; known are server, tls, auth, models"),
+    "[xyzzy]": (
+        "headrace.toml:1: there is no table 'xyzzy'; known are server, tls, auth, sandbox, models"
+    ),
     "port = 1": "headrace.toml:1: 'port' stands in a table: [server]",
     "queue_bytes_max = 1": (
         "headrace.toml:1: 'queue_bytes_max' stands in a table: [server] or [models.NAME]"

@@ -79,7 +79,7 @@ def test_every_setting_is_shown(settings: Settings) -> None:
     shown = tomllib.loads(as_toml(settings, None, None))
     plain = json.loads(as_json(settings, None, None))
 
-    for table in ("server", "tls", "auth"):
+    for table in ("server", "tls", "auth", "sandbox"):
         assert list(shown[table]) == list(plain[table]) == list(TABLES[table].model_fields)
     assert list(shown["models"]["net"]) == list(ModelSettings.model_fields)
     assert set(plain["models"]) == {"net", "my iris", "graph"}

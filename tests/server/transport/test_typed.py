@@ -1,12 +1,15 @@
 """Typed messages to requests and back, beside protobuf's own reading of the same bytes."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +23,7 @@ from headrace_server.errors import HeadraceError, InvalidRequest, ResourceExhaus
 from headrace_server.repository.model import ModelVersion
 from headrace_server.service import Service
 from headrace_server.transport.typed.binding import Binding, NoTypedService
-from headrace_server.transport.typed.values import NAT, read_instant, write_instant
+from headrace_server.transport.typed.values import NAT, read_instant, write_instant, write_json
 from headrace_server.transport.typed.writing import OutputUnlike
 from headrace_server.types import Outputs, OutputTensor, Plan, Request
 
@@ -472,6 +475,42 @@ def test_a_negative_zero_is_kept_but_where_the_schema_wants_an_integer() -> None
     message = typed.request
     message.cell.add().struct_value.update({"a": -0.0, "b": -0.0})
     assert typed.tensors(message)["cell"].tolist() == [b'{"a": -0.0, "b": 0}']
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_has_not_is_text_where_a_float_is_wanted(number: float) -> None:
+    schema = (
+        '{"type": "object", "properties": {"a": {"type": "double", "required": true}, '
+        '"b": {"type": "string", "required": true}}}'
+    )
+    array = '{"type": "array", "items": {"type": "double"}}'
+    typed = columns(
+        TensorSpec("cell", "BYTES", (-1,), "json", False, schema),
+        TensorSpec("list", "BYTES", (-1,), "json", False, array),
+    )
+    message = typed.request
+    message.cell.add().struct_value.update({"a": number, "b": "NaN"})
+    message.list.add(values=[number])
+    text = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(number)]
+
+    found = typed.tensors(message)
+
+    assert json.loads(found["cell"][0]) == {"a": text, "b": "NaN"}
+    assert json.loads(found["list"][0]) == [text]
+    message.cell[0].struct_value.update({"b": number})
+    with pytest.raises(InvalidRequest, match=f"'cell': row 0: {text} has a place in JSON only as"):
+        typed.decode(message)
+
+
+def test_a_value_holds_json_as_it_is_or_says_why_not() -> None:
+    text = b'{"a": [1, 2.5, "NaN", null, true], "b": 9007199254740992}'
+
+    value = Value.FromString(write_json(text))
+
+    assert json_format.MessageToDict(value) == json.loads(text)
+    for wrong in (b"[9007199254740993]", b"[NaN]", b"text"):
+        with pytest.raises(ValueError):  # noqa: PT011 - each in words of its own.
+            write_json(wrong)
 
 
 def test_parameters_become_those_of_a_tensor_request() -> None:
