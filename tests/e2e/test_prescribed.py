@@ -142,7 +142,8 @@ def paints(flavor: str, categories: list[Any]) -> Callable[[Path], Any]:
         options = {"serialization_format": "cloudpickle"} if flavor == "lightgbm" else {}
         getattr(mlflow, flavor).save_model(
             path=str(path),
-            signature=infer_signature(plain, np.zeros(1)),
+            # XGBoost answers FP32.
+            signature=infer_signature(plain, model.predict(as_categories(plain, categories))),
             pip_requirements=["numpy"],
             **{argument: model},
             **options,

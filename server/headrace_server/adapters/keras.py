@@ -37,15 +37,15 @@ from .base import (
     stack_columns,
 )
 from .kerasweights import check_weights
+from .probe import INNER_SIZES
 from .quickways import Yardstick
 from .raw import mapped
 from .savedmodel import Scope, configure_tensorflow, host_array
 
 BACKENDS = ("torch", "tensorflow", "jax")
 
-# What `predict` is compared on: more rows than its batches have, and sizes that suit convolutions.
+# What `predict` is compared on: more rows than its batches have.
 _ROWS = 40
-INNER_SIZES = (1, 2, 8, 32)
 # `predict` may add in another order, in FP32.
 _TOLERANCE = 1e-4
 

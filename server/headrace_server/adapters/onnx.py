@@ -291,10 +291,12 @@ class _Feed:
         Raises:
             ValueError: It has a value that the graph's type does not hold.
         """
-        if self._is_checked and array.dtype != self._dtype:
-            _check_exact(array, self._dtype, self.name, self._datatype)
-        with np.errstate(over="ignore"):
-            array = dense(array.astype(self._dtype, copy=False))
+        if array.dtype != self._dtype:
+            if self._is_checked:
+                _check_exact(array, self._dtype, self.name, self._datatype)
+            with np.errstate(over="ignore"):
+                array = array.astype(self._dtype)
+        array = dense(array)
         if array.ndim == 1 and self._axes == 2:
             return array[:, np.newaxis]
         if array.ndim == 2 and self._axes == 1 and array.shape[1] == 1:

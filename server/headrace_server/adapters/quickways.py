@@ -138,8 +138,10 @@ class Yardstick:
         """*rows* with values that the model knows, where these are few."""
         chosen = dict(rows)
         for index, (name, values) in enumerate(self._choices.items()):
-            chance = np.random.default_rng((start, index))
-            at = chance.integers(0, len(values), rows[name].shape)
+            # One after the other in the first input, by chance beside it.
+            at = (start + np.arange(rows[name].size).reshape(rows[name].shape)) % len(values)
+            if index:
+                at = np.random.default_rng((start, index)).integers(0, len(values), at.shape)
             chosen[name] = values[at].astype(rows[name].dtype)
         return chosen
 

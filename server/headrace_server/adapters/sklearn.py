@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from headrace.signature import Signature, TensorSpec
 
 from ..devices import Device
@@ -63,6 +65,14 @@ class SklearnAdapter(TabularAdapter):
         if self._way.form is only:
             return self.stage(tensors)
         return super().stage_nulls(tensors, nullable)
+
+    def _matrix_dtype(self, specs: Sequence[TensorSpec]) -> np.dtype[Any] | None:
+        """None for integers: estimators of other packages may read those of a matrix otherwise.
+
+        LightGBM's make FP32 of these, and FP64 of a DataFrame's.
+        """
+        dtype = super()._matrix_dtype(specs)
+        return None if dtype is None or dtype.kind in "iu" else dtype
 
     def _is_in_order(self, signature: Signature) -> bool:
         """A model that was fitted with names may look for them; most refuse another order."""

@@ -274,6 +274,9 @@ def _signature_of(features: Sequence[str] | int | None) -> Signature | None:
 
 
 def _matrix(tensors: Tensors, dtype: np.dtype[Any]) -> Array:
+    columns = list(tensors.values())
+    if dtype != np.float32:
+        return stack_columns(columns, dtype)
     # A number beyond FP32 is infinite there, as frameworks have it that compute in it.
     with np.errstate(over="ignore"):
-        return stack_columns(list(tensors.values()), dtype)
+        return stack_columns(columns, dtype)

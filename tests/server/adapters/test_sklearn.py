@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 import models
 from headrace.signature import Signature, TensorSpec
@@ -192,6 +192,29 @@ def test_columns_of_several_datatypes_go_in_as_a_frame_that_keeps_them_apart(
     )
 
     assert [str(dtype) for dtype in staged.dtypes] == [DTYPES[kind] for kind in kinds.values()]
+
+
+def test_integers_reach_an_estimator_of_another_package_as_from_a_frame(
+    open_estimator: Opener,
+) -> None:
+    """LightGBM makes FP32 of a matrix of them."""
+    import lightgbm
+
+    chance = np.random.default_rng(0)
+    drawn = 2**24 + chance.integers(-40, 40, (2, 1000))
+    frame = pd.DataFrame({"a": drawn[0], "b": drawn[1]})
+    options = {"n_estimators": 5, "min_child_samples": 1, "max_bin": 5000, "verbose": -1}
+    model = make_pipeline(FunctionTransformer(), lightgbm.LGBMRegressor(**options, n_jobs=1))
+    model.fit(frame, chance.normal(size=1000))
+
+    (answer,) = (
+        open_estimator(model, columns(a="long", b="long"))
+        .predict({"a": drawn[0], "b": drawn[1]})
+        .values()
+    )
+
+    assert answer.tolist() == model.predict(frame).tolist()
+    assert answer.tolist() != model.predict(frame.to_numpy()).tolist()
 
 
 def test_without_a_signature_columns_of_several_datatypes_are_kept_apart_too(
