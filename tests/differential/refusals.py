@@ -39,7 +39,7 @@ REQUESTS: Final[tuple[Refusal, ...]] = (
     Refusal(
         reason="values that its type has no room for",
         code="INTERNAL",
-        pattern=r"output '\w+'",
+        pattern=r"output '[\w-]+'",
         families=(
             r"^(None in|NaN in|Int64 with|boolean with|a frame of nullable|pandas' text|"
             r"text or number|fractions for long|long for integer|bytes or text|a column less|"

@@ -233,7 +233,9 @@ def _settled(
         kind, datatype = "json", BYTES.name
         _check_json(name, (array for _, array in found))
         firsts = [(rows, array.shape[:1]) for rows, array in found]
-        shape = _common_shape(firsts, is_inner_free=False) or (-1,)
+        shape = _common_shape(firsts, is_inner_free=False)
+        if shape is None:
+            shape = (-1,)
     is_declared = declared is not None and (declared.kind, declared.datatype) == (kind, datatype)
     if declared is not None and is_declared and _covers(declared.shape, shape):
         return declared
