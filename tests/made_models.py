@@ -413,8 +413,6 @@ def _values(kind: Type) -> SearchStrategy[Any]:
         return st.none() | st.lists(_anything, max_size=3) | st.dictionaries(_texts, _anything)
     if kind["type"] in _COLUMN_VALUES:
         return _COLUMN_VALUES[kind["type"]]
-    if kind["type"] == "array" and kind["items"]["type"] == "long":
-        return st.lists(_COLUMN_VALUES["long"], max_size=3)
     return _within(kind)
 
 
