@@ -247,6 +247,8 @@ def save(folder: Path) -> dict[str, Path]:
 @pytest.fixture(scope="module", name="saved")
 def _saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    # MLflow traces what agents answer, by threads that stay as long as the process.
+    mlflow.tracing.disable()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return save(tmp_path_factory.mktemp("outputs"))

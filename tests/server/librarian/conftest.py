@@ -113,7 +113,12 @@ def _filled(base: Path, uri: str) -> Store:
 def pools_end() -> Iterator[None]:
     """MLflow leaves its thread pools to the collector, and their threads end a moment later."""
     yield
-    pools = [thread for thread in threading.enumerate() if thread.name.startswith("Mlflow")]
+    # But for those of traces, which are the whole process's.
+    pools = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("Mlflow") and "Trace" not in thread.name
+    ]
     if pools:
         gc.collect()
     for thread in pools:
