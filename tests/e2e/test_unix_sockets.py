@@ -165,7 +165,11 @@ def test_what_a_daemon_that_was_killed_left_is_replaced(tmp_path: Path, cache: P
 
 
 def test_a_daemon_that_does_not_start_leaves_no_file(tmp_path: Path, cache: Path) -> None:
-    daemon = Daemon("models:/nobody/1", "--host", "unix:x.sock", cwd=tmp_path, cache=cache)
+    # By name: MLflow may have set one for this process and those it starts.
+    registry = ("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    daemon = Daemon(
+        "models:/nobody/1", *registry, "--host", "unix:x.sock", cwd=tmp_path, cache=cache
+    )
 
     assert daemon.wait_exit() == 2
     assert "mlflow.db cannot be opened" in daemon.lines[-1]
