@@ -149,7 +149,14 @@ class Serving:
 
     def _weigh(self) -> None:
         """Find out more of whether the model batches, while no batch is here."""
-        if self._evidence is not None and (finding := self._evidence.weigh()) is not None:
+        assert self._evidence is not None, "there is something to find out"
+        try:
+            finding = self._evidence.weigh()
+        except Exception as error:  # noqa: BLE001 - no caller waits for it: none may pay for it.
+            log("error", "evidence_failed", error, model=self._name)
+            self._evidence = None
+            return
+        if finding is not None:
             self._tell(finding)
 
     def _tell(self, finding: Finding) -> None:
